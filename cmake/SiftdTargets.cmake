@@ -1,0 +1,25 @@
+# One static target per folder, one test program per folder of tests.
+
+add_library(siftd_warnings INTERFACE)
+target_compile_options(siftd_warnings INTERFACE -Wall -Wextra -Wpedantic -Wnon-virtual-dtor -Woverloaded-virtual)
+
+# siftd_library(siftd_base SOURCES a.cc b.cc DEPS siftd_x)
+function(siftd_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS;PRIVATE_DEPS" ${ARGN})
+  add_library(${name} STATIC ${ARG_SOURCES})
+  target_include_directories(${name} PUBLIC
+    $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/siftd>)
+  target_link_libraries(${name} PUBLIC ${ARG_DEPS} Threads::Threads
+    PRIVATE ${ARG_PRIVATE_DEPS} $<BUILD_INTERFACE:siftd_warnings>)
+endfunction()
+
+# siftd_test(siftd_base_test LABEL unit SOURCES a_test.cc DEPS siftd_base [TIMEOUT seconds])
+function(siftd_test name)
+  cmake_parse_arguments(ARG "" "LABEL;TIMEOUT" "SOURCES;DEPS" ${ARGN})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gmock GTest::gtest_main siftd_warnings)
+  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST PROPERTIES LABELS ${ARG_LABEL} TIMEOUT ${ARG_TIMEOUT})
+endfunction()
