@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Time for deadlines and measurements: monotonic, handed in by the caller so that state machines can be tested.
+// Time for deadlines and measurements: monotonic, handed in by the caller so that state machines
+// can be tested.
 #pragma once
 
 #include <chrono>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Frame: an immutable run of bytes that shares the ownership of whatever holds them (a ZeroMQ message, a vector, a
-// tensor). Copying a Frame copies no byte. Any thread; the owner's deleter runs on the thread that drops the last copy.
+// Frame: an immutable run of bytes that shares the ownership of whatever holds them (a ZeroMQ
+// message, a vector, a tensor). Copying a Frame copies no byte. Any thread; the owner's deleter
+// runs on the thread that drops the last copy.
 #pragma once
 
 #include <cstdint>

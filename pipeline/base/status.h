@@ -13,14 +13,14 @@ namespace siftd {
 
 enum class Code {
   kOk = 0,
-  kInvalidArgument,     // the caller's value is out of its range, whatever the state
+  kInvalidArgument,  // the caller's value is out of its range, whatever the state
   kNotFound,
   kFailedPrecondition,  // not in this state
   kResourceExhausted,   // a limit or budget
   kUnavailable,         // a peer or device is not there
   kDeadlineExceeded,
-  kDataLoss,            // bytes are damaged
-  kCancelled,           // closed while waiting
+  kDataLoss,   // bytes are damaged
+  kCancelled,  // closed while waiting
   kInternal,
 };
 
@@ -47,7 +47,9 @@ class [[nodiscard]] Status {
 inline Status OkStatus() { return {}; }
 inline Status InvalidArgument(std::string m) { return {Code::kInvalidArgument, std::move(m)}; }
 inline Status NotFound(std::string m) { return {Code::kNotFound, std::move(m)}; }
-inline Status FailedPrecondition(std::string m) { return {Code::kFailedPrecondition, std::move(m)}; }
+inline Status FailedPrecondition(std::string m) {
+  return {Code::kFailedPrecondition, std::move(m)};
+}
 inline Status ResourceExhausted(std::string m) { return {Code::kResourceExhausted, std::move(m)}; }
 inline Status Unavailable(std::string m) { return {Code::kUnavailable, std::move(m)}; }
 inline Status DeadlineExceeded(std::string m) { return {Code::kDeadlineExceeded, std::move(m)}; }
@@ -59,7 +61,7 @@ inline Status Internal(std::string m) { return {Code::kInternal, std::move(m)}; 
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::move(value)) {}                              // NOLINT
+  Result(T value) : value_(std::move(value)) {}                                  // NOLINT
   Result(Status status) : status_(std::move(status)) { assert(!status_.ok()); }  // NOLINT
 
   bool ok() const { return value_.has_value(); }
@@ -81,8 +83,8 @@ class [[nodiscard]] Result {
 
 #define SIFTD_CONCAT_INNER_(a, b) a##b
 #define SIFTD_CONCAT_(a, b) SIFTD_CONCAT_INNER_(a, b)
-#define SIFTD_RETURN_IF_ERROR(expr)                  \
-  do {                                               \
+#define SIFTD_RETURN_IF_ERROR(expr)                       \
+  do {                                                    \
     if (::siftd::Status s_ = (expr); !s_.ok()) return s_; \
   } while (false)
 #define SIFTD_ASSIGN_OR_RETURN(lhs, expr) \

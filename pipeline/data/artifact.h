@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a scorer artifact says about itself (proto/siftd/v1/artifact.proto), and one version of its weights. Values; any thread.
+// What a scorer artifact says about itself (proto/siftd/v1/artifact.proto), and one version of its
+// weights. Values; any thread.
 #pragma once
 
 #include <cstdint>

@@ -41,8 +41,8 @@ struct Decision {
   Outcome outcome = Outcome::kUnspecified;
   ErrorCode code = ErrorCode::kNone;  // kRejected
   std::string text;
-  std::uint32_t rows = 0;           // n
-  std::vector<std::uint32_t> kept;  // [k] ascending row indices
+  std::uint32_t rows = 0;               // n
+  std::vector<std::uint32_t> kept;      // [k] ascending row indices
   std::vector<float> score;             // [n] or empty
   std::vector<float> keep_probability;  // [n] or empty
   std::vector<float> weight;            // [k] or empty

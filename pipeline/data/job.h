@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a job asks of its workers: mode, policy, seed, bounds. Plain values that cross the wire; ranges and defaults are
-// those of proto/siftd/v1/policy.proto. Validate() of a policy lives in pipeline/select beside the policy.
+// What a job asks of its workers: mode, policy, seed, bounds. Plain values that cross the wire;
+// ranges and defaults are those of proto/siftd/v1/policy.proto. Validate() of a policy lives in
+// pipeline/select beside the policy.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +25,7 @@ struct ConfidenceOptions {
 };
 
 struct LossCdfOptions {
-  double beta = 1.0;  // keep = 1 / (1 + beta)
+  double beta = 1.0;                         // keep = 1 / (1 + beta)
   std::uint32_t loss_history_length = 1024;  // rows
   double floor = 0.0;
   double clip = 1.0;
@@ -54,8 +55,8 @@ enum class NonFinite : std::uint8_t { kDrop = 1, kKeep = 2 };
 
 struct PolicyOptions {
   // monostate: not chosen; the worker's configured policy stands.
-  std::variant<std::monostate, UniformOptions, ConfidenceOptions, LossCdfOptions, ComposerRankOptions,
-               TopKOptions>
+  std::variant<std::monostate, UniformOptions, ConfidenceOptions, LossCdfOptions,
+               ComposerRankOptions, TopKOptions>
       kind;
   ModifierOptions modifiers;
   std::string column;  // empty: the policy's own default

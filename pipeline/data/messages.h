@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The messages of the wire protocol as plain values, field for field those of proto/siftd/v1/wire.proto, whose comments say what
-// each means. pipeline/wire turns them to frames and back. Values; any thread.
+// The messages of the wire protocol as plain values, field for field those of
+// proto/siftd/v1/wire.proto, whose comments say what each means. pipeline/wire turns them to frames
+// and back. Values; any thread.
 #pragma once
 
 #include <cstdint>
@@ -18,11 +19,26 @@
 
 namespace siftd {
 
-enum class Role : std::uint8_t { kUnspecified = 0, kLoader = 1, kTrainer = 2, kPublisher = 3, kMonitor = 4 };
-enum class ReturnReason : std::uint8_t {
-  kUnspecified = 0, kDrain = 1, kRankUnreachable = 2, kLaneHung = 3, kDeadline = 4
+enum class Role : std::uint8_t {
+  kUnspecified = 0,
+  kLoader = 1,
+  kTrainer = 2,
+  kPublisher = 3,
+  kMonitor = 4
 };
-enum class ModelState : std::uint8_t { kUnspecified = 0, kReceiving = 1, kApplied = 2, kRefused = 3 };
+enum class ReturnReason : std::uint8_t {
+  kUnspecified = 0,
+  kDrain = 1,
+  kRankUnreachable = 2,
+  kLaneHung = 3,
+  kDeadline = 4
+};
+enum class ModelState : std::uint8_t {
+  kUnspecified = 0,
+  kReceiving = 1,
+  kApplied = 2,
+  kRefused = 3
+};
 enum class GoodbyeReason : std::uint8_t { kUnspecified = 0, kDone = 1, kLeaving = 2 };
 
 // Half-open interval of decided seq of one (loader, pass).
@@ -305,8 +321,8 @@ struct ErrorMessage {
 };
 
 using Message =
-    std::variant<Hello, Welcome, Credit, Candidates, Selected, Verdict, Ack, Settled, Return, EpochEnd,
-                 EpochAck, PositionRequest, Position, ModelBegin, ModelChunk, ModelCommit, ModelAck,
-                 StatusRequest, StatusReply, Heartbeat, Drain, Goodbye, ErrorMessage>;
+    std::variant<Hello, Welcome, Credit, Candidates, Selected, Verdict, Ack, Settled, Return,
+                 EpochEnd, EpochAck, PositionRequest, Position, ModelBegin, ModelChunk, ModelCommit,
+                 ModelAck, StatusRequest, StatusReply, Heartbeat, Drain, Goodbye, ErrorMessage>;
 
 }  // namespace siftd

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A candidate batch on its way through the flow graph. One owner at a time: whoever holds the shared_ptr may change it,
-// and hands it on whole.
+// A candidate batch on its way through the flow graph. One owner at a time: whoever holds the
+// shared_ptr may change it, and hands it on whole.
 #pragma once
 
 #include <cstdint>
@@ -36,7 +36,8 @@ struct ScoredBatch {
   Duration score_wait{};  // queued before the lane
   Duration score_busy{};  // this batch's share of the forward
 
-  // Set by select and emit. SAMPLES: kept_tensors holds the kept rows; the candidates' tensors are let go of.
+  // Set by select and emit. SAMPLES: kept_tensors holds the kept rows; the candidates' tensors are
+  // let go of.
   Decision decision;
   std::vector<std::uint64_t> kept_ids;
   std::vector<Tensor> kept_tensors;

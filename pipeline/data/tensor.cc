@@ -26,7 +26,8 @@ std::size_t Tensor::row_bytes() const {
 Result<std::size_t> CheckedBytes(DType dtype, const std::vector<std::int64_t>& shape) {
   std::size_t bytes = ItemSize(dtype);
   if (bytes == 0) {
-    return InvalidArgument("dtype is " + std::to_string(static_cast<int>(dtype)) + "; allowed: 1 to 10");
+    return InvalidArgument("dtype is " + std::to_string(static_cast<int>(dtype)) +
+                           "; allowed: 1 to 10");
   }
   bool zero = false;
   for (std::int64_t size : shape) {
@@ -42,8 +43,8 @@ Result<std::size_t> CheckedBytes(DType dtype, const std::vector<std::int64_t>& s
 Status Validate(const Tensor& tensor) {
   SIFTD_ASSIGN_OR_RETURN(const std::size_t bytes, CheckedBytes(tensor.dtype, tensor.shape));
   if (bytes != tensor.bytes.size()) {
-    return InvalidArgument("tensor '" + tensor.name + "' " + std::string(DTypeName(tensor.dtype)) + " " +
-                           ShapeText(tensor.shape) + " needs " + std::to_string(bytes) +
+    return InvalidArgument("tensor '" + tensor.name + "' " + std::string(DTypeName(tensor.dtype)) +
+                           " " + ShapeText(tensor.shape) + " needs " + std::to_string(bytes) +
                            " bytes; its frame has " + std::to_string(tensor.bytes.size()));
   }
   return OkStatus();
@@ -55,8 +56,8 @@ Status Matches(const Tensor& tensor, const TensorSpec& spec) {
     fits = spec.shape[i] < 0 || spec.shape[i] == tensor.shape[i];
   }
   if (fits) return OkStatus();
-  return InvalidArgument("tensor '" + tensor.name + "' is " + std::string(DTypeName(tensor.dtype)) + " " +
-                         ShapeText(tensor.shape) + "; the model takes " + ToString(spec));
+  return InvalidArgument("tensor '" + tensor.name + "' is " + std::string(DTypeName(tensor.dtype)) +
+                         " " + ShapeText(tensor.shape) + "; the model takes " + ToString(spec));
 }
 
 std::string ToString(const TensorSpec& spec) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tensor: a named, typed, shaped view of a Frame. Value; any thread. Never interprets its elements, and its bytes may
-// start at any address (ZeroMQ decodes small frames in place): copy before use as numbers.
+// Tensor: a named, typed, shaped view of a Frame. Value; any thread. Never interprets its elements,
+// and its bytes may start at any address (ZeroMQ decodes small frames in place): copy before use as
+// numbers.
 #pragma once
 
 #include <cstdint>
@@ -34,19 +35,22 @@ struct TensorSpec {
   friend bool operator==(const TensorSpec&, const TensorSpec&) = default;
 };
 
-// Product of the sizes times the element size, or an error for negative sizes, an unknown dtype or overflow.
+// Product of the sizes times the element size, or an error for negative sizes, an unknown dtype or
+// overflow.
 Result<std::size_t> CheckedBytes(DType dtype, const std::vector<std::int64_t>& shape);
 
 // dtype known, sizes >= 0, and bytes.size() equal to what they say.
 Status Validate(const Tensor& tensor);
 
-// `tensor` can stand where `spec` is asked for: dtype, rank and all fixed sizes. The names are not compared.
+// `tensor` can stand where `spec` is asked for: dtype, rank and all fixed sizes. The names are not
+// compared.
 Status Matches(const Tensor& tensor, const TensorSpec& spec);
 
 // "x float32 [-1, 3, 32, 32]"
 std::string ToString(const TensorSpec& spec);
 
-// The rows `kept` of `tensor`, in that order, in memory of its own: one copy. REQUIRES: Validate() ok, indices in range.
+// The rows `kept` of `tensor`, in that order, in memory of its own: one copy. REQUIRES: Validate()
+// ok, indices in range.
 Tensor GatherRows(const Tensor& tensor, const std::vector<std::uint32_t>& kept);
 
 }  // namespace siftd

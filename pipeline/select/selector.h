@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Selector: decides which rows of a scored batch are kept, by the job's policy and its modifiers. Pure: scores and
-// coins in, decision out. One caller at a time (the graph's serial select node).
+// Selector: decides which rows of a scored batch are kept, by the job's policy and its modifiers.
+// Pure: scores and coins in, decision out. One caller at a time (the graph's serial select node).
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,8 @@ class Selector {
   Selector();
   ~Selector();
 
-  // Fills batch->decision from scores and job; a decision that is already kRejected stays. Rebuilds the policy when the
-  // job's options or the run changed. Never throws.
+  // Fills batch->decision from scores and job; a decision that is already kRejected stays. Rebuilds
+  // the policy when the job's options or the run changed. Never throws.
   void Select(ScoredBatch& batch);
   // Starts the policy's history from a sample (a model version's `history`), if it has none yet.
   void SeedHistory(std::uint64_t run, const std::vector<float>& sample);

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pipeline/select/selector.h"
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <utility>
+#include <variant>
+
+#include "pipeline/select/coin.h"
+#include "pipeline/select/policy.h"
+#include "pipeline/select/sifting_window.h"
+
+namespace siftd {
+namespace {
+
+const std::vector<float>* FindColumn(const ScoreTable& scores, const std::string& name) {
+  for (std::size_t i = 0; i < scores.names.size() && i < scores.columns.size(); ++i) {
+    if (scores.names[i] == name) return &scores.columns[i];
+  }
+  return nullptr;
+}
+
+std::string Join(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
+// No policy was chosen anywhere: confidence where the scorer sees logits, else SageMaker's rule.
+PolicyOptions Resolve(PolicyOptions options, const ScoreTable& scores) {
+  if (!std::holds_alternative<std::monostate>(options.kind)) return options;
+  if (FindColumn(scores, "confidence") != nullptr) {
+    options.kind = ConfidenceOptions{};
+  } else {
+    options.kind = LossCdfOptions{};
+  }
+  return options;
+}
+
+}  // namespace
+
+struct Selector::Impl {
+  std::uint64_t run = 0;
+  std::shared_ptr<const JobSpec> job;
+  PolicyOptions options;  // resolved
+  std::string column;
+  std::unique_ptr<Policy> policy;
+  std::optional<SiftingWindow> window;
+  std::vector<float> seed;  // history sample that came before the run's first batch
+  std::uint64_t seed_run = 0;
+
+  // Scratch, reused from batch to batch.
+  std::vector<std::uint32_t> finite_rows;
+  std::vector<float> finite_score;
+  std::vector<double> coin;
+  PolicyOutput out;
+
+  void Adopt(const ScoredBatch& batch) {
+    if (policy && run == batch.candidates.run && (job == batch.job || *job == *batch.job)) {
+      job = batch.job;
+      return;
+    }
+    run = batch.candidates.run;
+    job = batch.job;
+    options = Resolve(job->policy, batch.scores);
+    column = PolicyColumn(options);
+    policy = MakePolicy(options);
+    window.emplace(options.modifiers, job->total_steps);
+    if (!seed.empty() && seed_run == run) policy->Observe(seed);
+  }
+
+  void Decide(ScoredBatch& batch, std::vector<float> score) {
+    const Candidates& in = batch.candidates;
+    const std::size_t n = score.size();
+    finite_rows.clear();
+    finite_score.clear();
+    coin.clear();
+    for (std::size_t i = 0; i < n; ++i) {
+      if (!std::isfinite(score[i])) continue;
+      finite_rows.push_back(static_cast<std::uint32_t>(i));
+      finite_score.push_back(score[i]);
+      coin.push_back(Coin(job->seed, in.epoch, i < in.sample_id.size() ? in.sample_id[i] : i,
+                          i < in.occurrence.size() ? in.occurrence[i] : 0));
+    }
+    Decision& d = batch.decision;
+    if (!window->InForce(in.key, in.epoch, batch.trainer_step)) {
+      policy->Observe(finite_score);
+      d = UnsiftedDecision(static_cast<std::uint32_t>(n));
+    } else {
+      policy->Select({finite_score, coin}, &out);
+      d.outcome = Outcome::kDecided;
+      d.rows = static_cast<std::uint32_t>(n);
+      Fill(n, d);
+    }
+    d.score = std::move(score);
+    d.column = column;
+  }
+
+  // Spreads the policy's answer for the finite rows over all n.
+  void Fill(std::size_t n, Decision& d) {
+    const bool keep_bad = options.non_finite == NonFinite::kKeep;
+    std::vector<std::uint8_t> keep(n, keep_bad ? 1 : 0);
+    if (!out.probability.empty()) d.keep_probability.assign(n, keep_bad ? 1.0f : 0.0f);
+    if (!out.percentile.empty()) d.percentile.assign(n, 1.0f);
+    for (std::size_t j = 0; j < finite_rows.size(); ++j) {
+      const std::uint32_t i = finite_rows[j];
+      keep[i] = out.keep[j];
+      if (!out.probability.empty()) d.keep_probability[i] = out.probability[j];
+      if (!out.percentile.empty()) d.percentile[i] = out.percentile[j];
+    }
+    for (std::size_t i = 0; i < n; ++i) {
+      if (!keep[i]) continue;
+      d.kept.push_back(static_cast<std::uint32_t>(i));
+      if (policy->bernoulli()) d.weight.push_back(1.0f / d.keep_probability[i]);
+    }
+  }
+};
+
+Selector::Selector() : impl_(std::make_unique<Impl>()) {}
+Selector::~Selector() = default;
+
+void Selector::Select(ScoredBatch& batch) {
+  const auto rows = static_cast<std::uint32_t>(batch.candidates.sample_id.size());
+  if (batch.decision.outcome == Outcome::kRejected) return;
+  if (batch.pass_through) {
+    batch.decision = UnsiftedDecision(rows);
+    return;
+  }
+  impl_->Adopt(batch);
+  const std::vector<float>* column = FindColumn(batch.scores, impl_->column);
+  if (column == nullptr || column->size() != rows) {
+    batch.decision =
+        RejectedDecision(rows, ErrorCode::kModelMismatch,
+                         column == nullptr ? "policy reads score column '" + impl_->column +
+                                                 "'; the artifact has: " + Join(batch.scores.names)
+                                           : "score column '" + impl_->column + "' has " +
+                                                 std::to_string(column->size()) +
+                                                 " rows; the batch has " + std::to_string(rows));
+    return;
+  }
+  std::vector<float> score = *column;
+  const std::vector<float>& prior = batch.candidates.prior_score;
+  for (std::size_t i = 0; i < std::min(prior.size(), score.size()); ++i) {
+    if (!std::isnan(prior[i])) score[i] = prior[i];
+  }
+  impl_->Decide(batch, std::move(score));
+  batch.decision.model_version = batch.model_version;
+  batch.decision.model_step = batch.model_step;
+}
+
+void Selector::SeedHistory(std::uint64_t run, const std::vector<float>& sample) {
+  if (impl_->policy && impl_->run == run) return;  // it has its own by now
+  impl_->seed_run = run;
+  impl_->seed.clear();
+  std::copy_if(sample.begin(), sample.end(), std::back_inserter(impl_->seed),
+               [](float s) { return std::isfinite(s); });
+}
+
+}  // namespace siftd
