@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+// Messages to frames and back (proto/README.md). Pure; any thread. Foreign bytes yield a Status that names the field, the
+// value and the allowed range; never a crash, and nothing is allocated by a size that was not checked. Payload tensors
+// keep the frames that they came in: no byte of them is copied either way.
+#pragma once
+
+#include <string_view>
+
+#include "pipeline/base/frame.h"
+#include "pipeline/base/status.h"
+#include "pipeline/data/messages.h"
+
+namespace siftd {
+
+// frames: preamble, header, payload...; without a routing id.
+Result<Message> Decode(const Frames& frames);
+
+Frames Encode(const Message& message);
+
+// "Candidates"
+std::string_view MessageName(const Message& message);
+
+}  // namespace siftd

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// Small conversions between protobuf messages and pipeline/data values that several codecs share. Internal to
+// pipeline/wire but for the config reader, which uses the policy's. Pure; any thread.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "pipeline/base/status.h"
+#include "pipeline/data/messages.h"
+#include "siftd/v1/artifact.pb.h"
+#include "siftd/v1/policy.pb.h"
+#include "siftd/v1/wire.pb.h"
+
+namespace siftd::wire {
+
+template <typename T, typename Repeated>
+std::vector<T> ToVector(const Repeated& from) {
+  return std::vector<T>(from.begin(), from.end());
+}
+
+template <typename Repeated, typename T>
+void FromVector(const std::vector<T>& from, Repeated* to) {
+  to->Add(from.begin(), from.end());
+}
+
+inline SessionId From(const v1::Session& s) { return {s.incarnation(), s.counter()}; }
+inline BatchKey From(const v1::Key& k) { return {k.loader(), k.pass(), k.seq()}; }
+void To(const SessionId& from, v1::Session* to);
+void To(const BatchKey& from, v1::Key* to);
+
+// "field is value; allowed: range"
+Status Refuse(const std::string& field, const std::string& value, const std::string& allowed);
+Status CheckAtMost(const std::string& field, std::size_t value, std::size_t most);
+// Length and UTF-8 are protobuf's to check in part: proto3 strings are valid UTF-8 once parsed.
+Status CheckText(const std::string& field, const std::string& text, std::size_t most);
+
+Result<DType> FromDType(const std::string& field, int dtype);
+Result<TensorSpec> From(const std::string& field, const v1::TensorSpec& from);
+void To(const TensorSpec& from, v1::TensorSpec* to);
+
+Result<PolicyOptions> From(const v1::Policy& from);
+void To(const PolicyOptions& from, v1::Policy* to);
+Result<JobSpec> From(const v1::JobSpec& from);
+void To(const JobSpec& from, v1::JobSpec* to);
+
+Result<DecidedSet> From(const v1::Decided& from);
+void To(const DecidedSet& from, v1::Decided* to);
+
+Result<Decision> From(const v1::Decision& from);
+void To(const Decision& from, v1::Decision* to);
+
+// Payload tensors: frame `desc.frame()` of the payload, which starts at frames[2].
+Result<std::vector<Tensor>> FromTensors(
+    const google::protobuf::RepeatedPtrField<v1::TensorDesc>& descs, const Frames& frames,
+    std::size_t rows);
+void ToTensors(const std::vector<Tensor>& tensors,
+               google::protobuf::RepeatedPtrField<v1::TensorDesc>* descs, Frames* frames);
+
+}  // namespace siftd::wire
