@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// DealerPool: a client's connections, one DEALER per worker. It moves frames; it never looks into a message. One thread
+// (the client's I/O thread) makes every call.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "pipeline/base/clock.h"
+#include "pipeline/base/frame.h"
+#include "pipeline/base/status.h"
+#include "pipeline/net/wakeup.h"
+
+namespace siftd {
+
+struct DealerOptions {
+  std::int64_t max_frame_bytes = 256ll << 20;
+  int high_water_mark = 128;  // messages
+};
+
+class DealerPool {
+ public:
+  explicit DealerPool(const DealerOptions& options = {});
+  ~DealerPool();
+  DealerPool(const DealerPool&) = delete;
+  DealerPool& operator=(const DealerPool&) = delete;
+
+  // Begins to connect; the index of the worker. Error: not an address.
+  Result<std::size_t> Add(const std::string& endpoint);
+  std::size_t size() const;
+  const std::string& endpoint(std::size_t i) const;
+  // Closes the socket and opens a new one: what was queued is gone, and the worker sees another peer.
+  void Reopen(std::size_t i);
+
+  // Until a message is there, `wakeup` was woken, or the time is over.
+  void Poll(Duration timeout, const Wakeup& wakeup);
+
+  struct Received {
+    std::size_t worker = 0;
+    Frames frames;
+    bool too_many_frames = false;
+  };
+  // False: nothing is there now. Workers take turns.
+  bool Receive(Received* out);
+
+  enum class Sent { kSent, kNotNow };
+  // kNotNow: no connection yet, or its queue is full; try again after a Poll.
+  [[nodiscard]] Sent Send(std::size_t i, const Frames& frames);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// tcp://NAME:PORT -> one endpoint per A/AAAA record; addresses and ipc:// stay as they are. Blocks for the look-up.
+Result<std::vector<std::string>> ResolveEndpoint(const std::string& endpoint);
+
+}  // namespace siftd
