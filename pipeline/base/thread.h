@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// Thread: a named thread that is joined by its destructor. Whoever owns it tells its body to end first.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <thread>
+
+namespace siftd {
+
+class Thread {
+ public:
+  Thread() = default;
+  // `name`: at most 15 bytes are shown by the system's tools.
+  Thread(const std::string& name, std::function<void()> body);
+  Thread(Thread&&) = default;
+  Thread& operator=(Thread&&) = default;
+  ~Thread() { Join(); }
+
+  void Join() {
+    if (thread_.joinable()) thread_.join();
+  }
+
+ private:
+  std::thread thread_;
+};
+
+}  // namespace siftd

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pipeline/model/scorer.h"
+
+#include <ATen/Parallel.h>
+
+#include <atomic>
+#include <deque>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "pipeline/base/bounded_queue.h"
+#include "pipeline/base/thread.h"
+
+namespace siftd {
+namespace {
+
+constexpr std::size_t kQueueCapacity = 65536;  // above any max_inflight: the graph's limiter is the bound
+
+void Reject(ScoredBatch& batch, ErrorCode code, const std::string& text) {
+  batch.decision = RejectedDecision(static_cast<std::uint32_t>(batch.candidates.sample_id.size()), code, text);
+}
+
+}  // namespace
+
+struct Scorer::Impl {
+  struct Task {
+    ScoreGroupPtr group;
+    std::function<void(ScoreGroupPtr)> done;
+    MonoTime submitted;
+  };
+
+  explicit Impl(const ScorerOptions& o) : options(o) {}
+
+  const ScorerOptions options;
+  mutable std::mutex mu;
+  std::shared_ptr<JitReplica> replica;  // guarded by mu
+  BoundedQueue<Task> queue{kQueueCapacity};
+  std::atomic<bool> closing{false};
+  std::vector<Thread> lanes;  // last: they use all of the above
+
+  std::shared_ptr<JitReplica> Replica() const {
+    const std::lock_guard lock(mu);
+    return replica;
+  }
+
+  void RunLane() {
+    at::set_num_threads(options.threads);  // of this thread's OpenMP team
+    Task task;
+    while (queue.Pop(&task, MonoTime::max()) == QueueResult::kOk) {
+      const MonoTime begin = Now();
+      Score(*task.group);
+      const MonoTime end = Now();
+      for (const ScoredBatchPtr& batch : task.group->batches) {
+        batch->score_wait = begin - task.submitted;
+        batch->score_busy = (end - begin) / static_cast<int>(task.group->batches.size());
+      }
+      task.done(std::move(task.group));
+      task = {};
+    }
+  }
+
+  void Score(ScoreGroup& group) const {
+    const std::shared_ptr<JitReplica> r = Replica();
+    if (closing || r == nullptr) {
+      for (const ScoredBatchPtr& batch : group.batches) {
+        Reject(*batch, closing ? ErrorCode::kDraining : ErrorCode::kNoModel,
+               closing ? "the worker is ending" : "no scorer is loaded");
+      }
+      return;
+    }
+    const Status status = r->Score(group.batches);
+    if (status.ok()) return;
+    if (group.batches.size() == 1) {
+      Reject(*group.batches[0], ErrorCode::kScoringFailed, status.message());
+      return;
+    }
+    // Only the batch that is at fault pays for it.
+    for (const ScoredBatchPtr& batch : group.batches) {
+      if (Status alone = r->Score({batch}); !alone.ok()) {
+        Reject(*batch, ErrorCode::kScoringFailed, alone.message());
+      }
+    }
+  }
+};
+
+Scorer::Scorer(const ScorerOptions& options) : impl_(std::make_unique<Impl>(options)) {
+  for (int i = 0; i < options.lanes; ++i) {
+    impl_->lanes.emplace_back("siftd-lane" + std::to_string(i), [impl = impl_.get()] { impl->RunLane(); });
+  }
+}
+
+Scorer::~Scorer() { Close(); }
+
+Status Scorer::LoadArtifact(const Frame& archive, ArtifactManifest manifest) {
+  SIFTD_ASSIGN_OR_RETURN(auto replica, JitReplica::Load(archive, std::move(manifest), impl_->options.device,
+                                                        impl_->options.refuse_non_finite));
+  const std::lock_guard lock(impl_->mu);
+  impl_->replica = std::move(replica);
+  return OkStatus();
+}
+
+std::optional<UpdateError> Scorer::Update(const WeightsVersion& weights) {
+  const std::shared_ptr<JitReplica> replica = impl_->Replica();
+  if (replica == nullptr) return UpdateError{ErrorCode::kNoModel, "no scorer is loaded to take weights"};
+  return replica->Update(weights);
+}
+
+bool Scorer::loaded() const { return impl_->Replica() != nullptr; }
+
+void Scorer::Submit(ScoreGroupPtr group, std::function<void(ScoreGroupPtr)> done) {
+  Impl::Task task{std::move(group), std::move(done), Now()};
+  if (impl_->queue.TryPush(task) == QueueResult::kOk) return;
+  for (const ScoredBatchPtr& batch : task.group->batches) {
+    Reject(*batch, ErrorCode::kDraining, "the worker is ending");
+  }
+  task.done(std::move(task.group));
+}
+
+Status Scorer::CheckInputs(const std::vector<Tensor>& tensors) const {
+  const std::shared_ptr<JitReplica> replica = impl_->Replica();
+  if (replica == nullptr) return FailedPrecondition("no scorer is loaded");
+  return replica->CheckInputs(tensors);
+}
+
+void Scorer::Close() {
+  impl_->closing = true;
+  impl_->queue.Close();
+  for (Thread& lane : impl_->lanes) lane.Join();
+}
+
+}  // namespace siftd
