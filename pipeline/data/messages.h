@@ -94,7 +94,6 @@ struct Welcome {
   std::uint32_t max_rows = 0;
   std::uint64_t run = 0;
   std::uint64_t model_version = 0;
-  bool drained = false;
   bool needs_artifact = false;
   bool artifact_upload = false;
   std::string artifact_sha256;
@@ -116,7 +115,6 @@ struct Candidates {
   std::vector<std::uint32_t> occurrence;  // [n] or empty
   std::vector<Tensor> tensors;            // each [n, ...]
   std::vector<float> prior_score;         // [n] or empty
-  std::uint64_t required_version = 0;
   std::uint64_t trainer_step = 0;
   bool suspect = false;
   bool unscored = false;

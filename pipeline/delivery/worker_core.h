@@ -30,7 +30,7 @@ struct WorkerCoreOptions {
   std::uint64_t max_batch_bytes = 64ull << 20;  // payload of one candidate batch
   std::uint64_t max_frame_bytes = 256ull << 20;
   std::uint32_t max_rows = 65536;   // of one candidate batch
-  std::uint32_t loader_window = 4;  // batches granted to a loader at most, held ones not counted
+  std::uint32_t loader_window = 8;  // batches of a loader that are granted or held, at most
   Duration heartbeat = milliseconds(1000);
   Duration liveness = milliseconds(5000);  // a silent peer's session ends
   Duration score_deadline = milliseconds(60000);  // queued or scoring; then Return(deadline)
@@ -46,6 +46,7 @@ struct WorkerActions {
     Message message;
   };
   std::vector<Send> sends;
+  std::vector<PeerHandle> forget;        // after sends: nothing will be sent to these any more
   std::vector<ScoredBatchPtr> admitted;  // into the graph; each comes back through OnDecided once
   std::vector<Message> model_work;       // ModelBegin, ModelChunk, ModelCommit, checked for session, run and order
   bool discard_staging = false;          // the publisher's session is gone (before model_work)

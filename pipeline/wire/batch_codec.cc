@@ -25,7 +25,6 @@ Result<Candidates> From(const v1::Candidates& from, const Frames& frames) {
   m.sample_id = ToVector<std::uint64_t>(from.sample_id());
   m.occurrence = ToVector<std::uint32_t>(from.occurrence());
   m.prior_score = ToVector<float>(from.prior_score());
-  m.required_version = from.required_version();
   m.trainer_step = from.trainer_step();
   m.suspect = from.suspect();
   m.unscored = from.unscored();
@@ -42,7 +41,6 @@ void To(const Candidates& from, v1::Candidates* to, Frames* frames) {
   FromVector(from.occurrence, to->mutable_occurrence());
   FromVector(from.prior_score, to->mutable_prior_score());
   ToTensors(from.tensors, to->mutable_tensor(), frames);
-  to->set_required_version(from.required_version);
   to->set_trainer_step(from.trainer_step);
   to->set_suspect(from.suspect);
   to->set_unscored(from.unscored);

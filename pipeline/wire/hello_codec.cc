@@ -86,7 +86,6 @@ Result<Welcome> From(const v1::Welcome& from, const Frames& /*frames*/) {
   m.max_rows = from.max_rows();
   m.run = from.run();
   m.model_version = from.model_version();
-  m.drained = from.drained();
   m.needs_artifact = from.needs_artifact();
   m.artifact_upload = from.artifact_upload();
   m.artifact_sha256 = from.artifact_sha256();
@@ -105,7 +104,6 @@ void To(const Welcome& from, v1::Welcome* to, Frames* /*frames*/) {
   to->set_max_rows(from.max_rows);
   to->set_run(from.run);
   to->set_model_version(from.model_version);
-  to->set_drained(from.drained);
   to->set_needs_artifact(from.needs_artifact);
   to->set_artifact_upload(from.artifact_upload);
   to->set_artifact_sha256(from.artifact_sha256);

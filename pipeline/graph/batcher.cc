@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pipeline/graph/batcher.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace siftd {
+namespace {
+
+std::int64_t Rows(const ScoredBatch& batch) {
+  return static_cast<std::int64_t>(batch.candidates.sample_id.size());
+}
+
+bool SameInputs(const Candidates& a, const Candidates& b) {
+  return a.run == b.run && a.tensors.size() == b.tensors.size() &&
+         std::equal(a.tensors.begin(), a.tensors.end(), b.tensors.begin(), [](const Tensor& x, const Tensor& y) {
+           return x.name == y.name && x.dtype == y.dtype && x.shape.size() == y.shape.size() &&
+                  std::equal(x.shape.begin() + 1, x.shape.end(), y.shape.begin() + 1);
+         });
+}
+
+}  // namespace
+
+bool Batcher::Fits(const ScoredBatch& batch) const {
+  return open_->rows + Rows(batch) <= options_.max_rows &&
+         SameInputs(open_->batches.front()->candidates, batch.candidates);
+}
+
+void Batcher::CloseOpen(std::vector<ScoreGroupPtr>* out) {
+  if (open_ != nullptr) out->push_back(std::exchange(open_, nullptr));
+}
+
+std::vector<ScoreGroupPtr> Batcher::Add(ScoredBatchPtr batch, MonoTime now) {
+  std::vector<ScoreGroupPtr> ready;
+  const bool alone = batch->candidates.suspect;
+  if (open_ != nullptr && (alone || !Fits(*batch))) CloseOpen(&ready);
+  if (open_ == nullptr) {
+    open_ = std::make_shared<ScoreGroup>();
+    opened_ = now;
+  }
+  open_->rows += Rows(*batch);
+  open_->batches.push_back(std::move(batch));
+  if (alone || open_->rows >= options_.max_rows) CloseOpen(&ready);
+  return ready;
+}
+
+std::vector<ScoreGroupPtr> Batcher::Tick(MonoTime now) {
+  if (open_ != nullptr && now - opened_ >= options_.max_age) return Flush();
+  return {};
+}
+
+std::vector<ScoreGroupPtr> Batcher::Flush() {
+  std::vector<ScoreGroupPtr> ready;
+  CloseOpen(&ready);
+  return ready;
+}
+
+}  // namespace siftd
