@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/config.h"
+
+#include <google/protobuf/io/tokenizer.h>
+#include <google/protobuf/text_format.h>
+
+#include <fstream>
+#include <sstream>
+
+#include "pipeline/select/selector.h"
+#include "pipeline/wire/convert.h"
+#include "siftd/v1/config.pb.h"
+
+namespace siftd {
+namespace {
+
+// Every field that is a plain value, once: read, written and shown by the same list.
+#define SIFTD_CONFIG_FIELDS(X)                                                                           \
+  X(endpoint) X(port_file) X(name) X(job) X(insecure_plaintext) X(artifact) X(allow_artifact_upload)     \
+  X(device) X(lanes) X(threads) X(refuse_non_finite_weights) X(score_batch_rows) X(max_batch_age_ms)     \
+  X(max_inflight) X(graph_threads) X(budget_bytes) X(max_batch_bytes) X(max_frame_bytes)                 \
+  X(max_model_bytes) X(max_rows) X(loader_window) X(heartbeat_ms) X(liveness_ms) X(score_deadline_ms)    \
+  X(drain_ms) X(http) X(log_level) X(log_format) X(log_file)
+
+class Collector final : public google::protobuf::io::ErrorCollector {
+ public:
+  explicit Collector(std::string source) : source_(std::move(source)) {}
+  void AddError(int line, google::protobuf::io::ColumnNumber column, const std::string& message) override {
+    if (!text_.empty()) text_ += "\n";
+    text_ += source_ + ":" + std::to_string(line + 1) + ":" + std::to_string(column + 1) + ": " + message;
+  }
+  const std::string& text() const { return text_; }
+
+ private:
+  const std::string source_;
+  std::string text_;
+};
+
+Status InRange(const char* field, std::uint64_t value, std::uint64_t least, std::uint64_t most) {
+  if (value >= least && value <= most) return OkStatus();
+  return InvalidArgument(std::string(field) + " is " + std::to_string(value) + "; allowed: [" +
+                         std::to_string(least) + ", " + std::to_string(most) + "]");
+}
+
+Status OneOf(const char* field, const std::string& value, std::initializer_list<const char*> allowed) {
+  std::string list;
+  for (const char* a : allowed) {
+    if (value == a) return OkStatus();
+    list += (list.empty() ? "" : ", ") + std::string(a);
+  }
+  return InvalidArgument(std::string(field) + " is '" + value + "'; allowed: " + list);
+}
+
+}  // namespace
+
+Status WorkerConfig::Validate() const {
+  constexpr std::uint64_t kRowsMost = 1u << 20;
+  SIFTD_RETURN_IF_ERROR(InRange("lanes", lanes, 1, 64));
+  SIFTD_RETURN_IF_ERROR(InRange("threads", threads, 0, 1024));
+  SIFTD_RETURN_IF_ERROR(InRange("score_batch_rows", score_batch_rows, 1, kRowsMost));
+  SIFTD_RETURN_IF_ERROR(InRange("max_batch_age_ms", max_batch_age_ms, 0, 10000));
+  SIFTD_RETURN_IF_ERROR(InRange("max_inflight", max_inflight, 1, 65536));
+  SIFTD_RETURN_IF_ERROR(InRange("graph_threads", graph_threads, 1, 256));
+  SIFTD_RETURN_IF_ERROR(InRange("budget_bytes", budget_bytes, 1 << 16, 1ull << 46));
+  SIFTD_RETURN_IF_ERROR(InRange("max_batch_bytes", max_batch_bytes, 1024, budget_bytes));
+  SIFTD_RETURN_IF_ERROR(InRange("max_frame_bytes", max_frame_bytes, 1 << 16, 1ull << 40));
+  SIFTD_RETURN_IF_ERROR(InRange("max_model_bytes", max_model_bytes, 1024, 1ull << 46));
+  SIFTD_RETURN_IF_ERROR(InRange("max_rows", max_rows, 1, kRowsMost));
+  SIFTD_RETURN_IF_ERROR(InRange("loader_window", loader_window, 1, 4096));
+  SIFTD_RETURN_IF_ERROR(InRange("heartbeat_ms", heartbeat_ms, 10, 60000));
+  SIFTD_RETURN_IF_ERROR(InRange("liveness_ms", liveness_ms, 2ull * heartbeat_ms + 1, 3600000));
+  SIFTD_RETURN_IF_ERROR(InRange("score_deadline_ms", score_deadline_ms, 100, 86400000));
+  SIFTD_RETURN_IF_ERROR(InRange("drain_ms", drain_ms, 0, 3600000));
+  SIFTD_RETURN_IF_ERROR(OneOf("log_level", log_level, {"debug", "info", "warning", "error"}));
+  SIFTD_RETURN_IF_ERROR(OneOf("log_format", log_format, {"text", "json"}));
+  if (Status s = siftd::Validate(policy); !s.ok()) return InvalidArgument("policy: " + s.message());
+  return OkStatus();
+}
+
+Status ParseConfig(const std::string& text, const std::string& source, WorkerConfig* config) {
+  v1::WorkerConfig proto;
+  google::protobuf::TextFormat::Parser parser;
+  Collector errors(source);
+  parser.RecordErrorsTo(&errors);
+  if (!parser.ParseFromString(text, &proto)) return InvalidArgument(errors.text());
+#define SIFTD_TAKE(field) \
+  if (proto.has_##field()) config->field = proto.field();
+  SIFTD_CONFIG_FIELDS(SIFTD_TAKE)
+#undef SIFTD_TAKE
+  if (proto.has_policy()) {
+    SIFTD_ASSIGN_OR_RETURN(config->policy, wire::From(proto.policy()));
+  }
+  return OkStatus();
+}
+
+Status ReadConfigFile(const std::string& path, WorkerConfig* config) {
+  std::ifstream file(path);
+  if (!file) return NotFound("cannot read config file '" + path + "'");
+  std::stringstream text;
+  text << file.rdbuf();
+  return ParseConfig(text.str(), path, config);
+}
+
+std::string ConfigText(const WorkerConfig& config) {
+  v1::WorkerConfig proto;
+#define SIFTD_PUT(field) proto.set_##field(config.field);
+  SIFTD_CONFIG_FIELDS(SIFTD_PUT)
+#undef SIFTD_PUT
+  wire::To(config.policy, proto.mutable_policy());
+  std::string text;
+  google::protobuf::TextFormat::PrintToString(proto, &text);
+  return text;
+}
+
+}  // namespace siftd

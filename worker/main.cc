@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+// The siftd program: reads the command line and constructs the parts in plain sight.
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+
+#include "worker/config.h"
+#include "worker/config_flags.h"
+#include "worker/exit_code.h"
+#include "worker/library_versions.h"
+#include "worker/log.h"
+#include "worker/status_command.h"
+#include "worker/watch.h"
+#include "worker/worker.h"
+
+namespace siftd {
+namespace {
+
+constexpr char kExitCodes[] =
+    "exit codes: 0 ok, 1 failure, 2 usage, 3 configuration, 4 a worker can't be reached";
+
+int Fail(const char* command, const Status& status, int code) {
+  std::fprintf(stderr, "siftd %s: %s\n", command, status.message().c_str());
+  return code;
+}
+
+// Whole or not at all: a reader never sees half an endpoint.
+Status WritePortFile(const std::string& path, const std::string& endpoint) {
+  const std::string partial = path + ".partial";
+  std::ofstream file(partial);
+  file << endpoint << "\n";
+  file.close();
+  std::error_code error;
+  if (file) std::filesystem::rename(partial, path, error);
+  if (!file || error) return Unavailable("cannot write port_file '" + path + "'");
+  return OkStatus();
+}
+
+int RunWorker(const WorkerConfig& config, int parent_pid) {
+  Watch::BlockSignals();
+  auto log = MakeLog(config, config.name.empty() ? "siftd" : config.name);
+  if (!log.ok()) return Fail("worker", log.status(), kExitConfig);
+  auto worker = Worker::Create(config, *log);
+  if (!worker.ok()) {
+    return Fail("worker", worker.status(),
+                worker.status().code() == Code::kInvalidArgument ? kExitConfig : kExitFailure);
+  }
+  const Watch watch(parent_pid, [&](const std::string& reason) { (*worker)->RequestStop(reason); });
+  if (!config.port_file.empty()) {
+    if (const Status s = WritePortFile(config.port_file, (*worker)->endpoint()); !s.ok()) {
+      return Fail("worker", s, kExitFailure);
+    }
+  }
+  std::printf("siftd worker ready endpoint=%s http=%s device=%s pid=%d\n", (*worker)->endpoint().c_str(),
+              (*worker)->http().empty() ? "-" : (*worker)->http().c_str(), config.device.c_str(), getpid());
+  std::fflush(stdout);
+  (*worker)->Run();
+  (*log)->info("ended");
+  return kExitOk;
+}
+
+int CheckConfig(const std::string& path) {
+  WorkerConfig config;
+  Status status = ReadConfigFile(path, &config);
+  if (status.ok()) status = config.Validate();
+  if (!status.ok()) {
+    std::fprintf(stderr, "%s\n", status.message().c_str());
+    return kExitConfig;
+  }
+  std::printf("%s: ok\n", path.c_str());
+  return kExitOk;
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app("siftd: decides, while a model trains, which samples are worth a training step.");
+  app.require_subcommand(1);
+  app.footer(std::string("examples:\n"
+                         "  siftd worker --artifact scorer.pt --endpoint tcp://127.0.0.1:7001 --http 127.0.0.1:9100\n"
+                         "  siftd status tcp://127.0.0.1:7001\n"
+                         "  siftd config check configs/worker.textproto\n\n") +
+             kExitCodes);
+
+  CLI::App* worker = app.add_subcommand("worker", "Serve: score candidate batches and return verdicts or kept rows");
+  worker->footer("example: siftd worker --config configs/worker.textproto --artifact scorer.pt --threads 2");
+  ConfigFlags worker_flags;
+  worker_flags.AddTo(worker);
+  int parent_pid = 0;
+  worker->add_option("--parent-pid", parent_pid, "Drain and end when this process ends");
+
+  CLI::App* config = app.add_subcommand("config", "Check a config file, or show the effective configuration");
+  config->require_subcommand(1);
+  config->footer("examples:\n  siftd config check worker.textproto\n  siftd config show --config worker.textproto --threads 2");
+  CLI::App* check = config->add_subcommand("check", "Report errors with line and field");
+  std::string path;
+  check->add_option("FILE", path)->required();
+  CLI::App* show = config->add_subcommand("show", "Print every field: flag > file > default");
+  ConfigFlags show_flags;
+  show_flags.AddTo(show);
+
+  CLI::App* status = app.add_subcommand("status", "Show model, keep rate, queues, stages and peers of workers");
+  status->footer("example: siftd status --json tcp://127.0.0.1:7001 tcp://127.0.0.1:7002");
+  std::vector<std::string> endpoints;
+  bool json = false;
+  int timeout_ms = 3000;
+  status->add_option("ENDPOINT", endpoints)->required();
+  status->add_flag("--json", json, "One JSON list on standard output");
+  status->add_option("--timeout-ms", timeout_ms, "Wait for answers at most this long")->check(CLI::Range(1, 600000));
+
+  CLI::App* version = app.add_subcommand("version", "Versions of siftd and of every library linked");
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? kExitOk : kExitUsage;
+  }
+  if (*version) {
+    std::fputs(LibraryVersions().c_str(), stdout);
+    return kExitOk;
+  }
+  if (*status) return RunStatus(endpoints, json, milliseconds(timeout_ms));
+  if (*check) return CheckConfig(path);
+  auto effective = (*show ? show_flags : worker_flags).Resolve();
+  if (!effective.ok()) return Fail(*show ? "config show" : "worker", effective.status(), kExitConfig);
+  if (*show) {
+    std::fputs(ConfigText(*effective).c_str(), stdout);
+    return kExitOk;
+  }
+  return RunWorker(*effective, parent_pid);
+}
+
+}  // namespace
+}  // namespace siftd
+
+int main(int argc, char** argv) {
+  try {
+    return siftd::Main(argc, argv);
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "siftd: %s\n", e.what());
+    return siftd::kExitFailure;
+  }
+}

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/worker.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "pipeline/wire/codec.h"
+#include "worker/version.h"
+
+namespace siftd {
+namespace {
+
+constexpr int kMessagesPerTurn = 64;  // before results and deadlines get their turn
+constexpr Duration kPublishEvery = milliseconds(200);
+constexpr Duration kStuck = std::chrono::seconds(10);
+
+int Cores() {
+  cpu_set_t set;
+  return sched_getaffinity(0, sizeof(set), &set) == 0 ? std::max(1, CPU_COUNT(&set)) : 1;
+}
+
+std::string DefaultName() {
+  char host[256] = "worker";
+  gethostname(host, sizeof(host) - 1);
+  return std::string(host) + "-" + std::to_string(getpid());
+}
+
+WorkerConfig Completed(WorkerConfig config) {
+  if (config.name.empty()) config.name = DefaultName();
+  if (config.threads == 0) config.threads = static_cast<std::uint32_t>(std::max(1, Cores() / static_cast<int>(config.lanes)));
+  return config;
+}
+
+}  // namespace
+
+Worker::Worker(const WorkerConfig& config, Log log) : config_(Completed(config)), log_(std::move(log)) {}
+
+Result<std::unique_ptr<Worker>> Worker::Create(const WorkerConfig& config, Log log) {
+  std::unique_ptr<Worker> worker(new Worker(config, std::move(log)));
+  SIFTD_RETURN_IF_ERROR(worker->Start());
+  return worker;
+}
+
+Status Worker::Start() {
+  ScorerOptions scorer;
+  SIFTD_ASSIGN_OR_RETURN(scorer.device, ParseDevice(config_.device));
+  SIFTD_RETURN_IF_ERROR(ProbeDevice(scorer.device));
+  scorer.lanes = static_cast<int>(config_.lanes);
+  scorer.threads = static_cast<int>(config_.threads);
+  scorer.refuse_non_finite = config_.refuse_non_finite_weights;
+  scorer_ = std::make_unique<Scorer>(scorer);
+
+  WorkerCoreOptions core;
+  if (!config_.artifact.empty()) {
+    std::string note;
+    SIFTD_ASSIGN_OR_RETURN(core.artifact_sha256, LoadArtifactFile(config_.artifact, scorer_.get(), &note));
+    if (!note.empty()) log_->warn(note);
+  }
+  core.name = config_.name;
+  core.version = kVersion;
+  core.device = ToString(scorer.device) + ", " + std::to_string(config_.lanes) + " x " +
+                std::to_string(config_.threads) + " threads";
+  core.job = config_.job;
+  core.incarnation = WallNanos();
+  core.budget_bytes = config_.budget_bytes;
+  core.max_batch_bytes = config_.max_batch_bytes;
+  core.max_frame_bytes = config_.max_frame_bytes;
+  core.max_rows = config_.max_rows;
+  core.loader_window = config_.loader_window;
+  core.heartbeat = milliseconds(config_.heartbeat_ms);
+  core.liveness = milliseconds(config_.liveness_ms);
+  core.score_deadline = milliseconds(config_.score_deadline_ms);
+  core.default_policy = config_.policy;
+  core.artifact_upload = config_.allow_artifact_upload;
+  core_ = std::make_unique<WorkerCore>(core);
+
+  SiftGraphOptions graph;
+  graph.batcher.max_rows = config_.score_batch_rows;
+  graph.batcher.max_age = milliseconds(config_.max_batch_age_ms);
+  graph.max_inflight = static_cast<int>(config_.max_inflight);
+  graph.threads = static_cast<int>(config_.graph_threads);
+  SIFTD_RETURN_IF_ERROR(graph.Validate());
+  graph_ = std::make_unique<SiftGraph>(
+      graph, scorer_.get(), [this](ScoredBatch& batch) { selector_.Select(batch); }, this);
+  model_ = std::make_unique<ModelThread>(config_.max_model_bytes, scorer_.get(), [this](ModelResult result) {
+    {
+      const std::lock_guard lock(mu_);
+      model_results_.push_back(std::move(result));
+    }
+    wakeup_.Wake();
+  });
+
+  RouterOptions router;
+  router.endpoint = config_.endpoint;
+  router.insecure_plaintext = config_.insecure_plaintext;
+  router.max_frame_bytes = static_cast<std::int64_t>(config_.max_frame_bytes);
+  router.high_water_mark = static_cast<int>(2 * config_.loader_window + 64);
+  SIFTD_ASSIGN_OR_RETURN(router_, RouterEndpoint::Bind(router));
+  if (!config_.http.empty()) {
+    SIFTD_ASSIGN_OR_RETURN(http_, HttpServer::Start(config_.http));
+  }
+  last_progress_ = Now();
+  return OkStatus();
+}
+
+// Graph before sockets: what the graph still answers has nowhere to go by then, and is dropped on purpose.
+Worker::~Worker() {
+  model_.reset();
+  graph_.reset();
+  if (scorer_ != nullptr) scorer_->Close();
+  http_.reset();
+  router_.reset();
+}
+
+void Worker::RequestStop(const std::string& reason) {
+  {
+    const std::lock_guard lock(mu_);
+    stop_reason_ = reason;
+  }
+  stop_ = true;
+  wakeup_.Wake();
+}
+
+void Worker::Decided(ScoredBatchPtr batch) {
+  {
+    const std::lock_guard lock(mu_);
+    decided_.push_back(std::move(batch));
+  }
+  wakeup_.Wake();
+}
+
+void Worker::Run() {
+  const Duration tick = milliseconds(std::max(1u, config_.heartbeat_ms / 4));
+  const Duration age = milliseconds(std::max(1u, config_.max_batch_age_ms));
+  MonoTime deadline = MonoTime::max();
+  while (true) {
+    router_->Poll(graph_->inflight() > 0 ? std::min(age, tick) : tick, wakeup_);
+    wakeup_.Clear();
+    const MonoTime now = Now();
+    Receive(now);
+    TakeResults(now);
+    graph_->Tick();
+    if (now - last_tick_ >= tick) Tick(now);
+    if (stop_ && deadline == MonoTime::max()) {
+      std::string reason;
+      {
+        const std::lock_guard lock(mu_);
+        reason = stop_reason_;
+      }
+      core_->StartDrain(reason, now);
+      deadline = now + milliseconds(config_.drain_ms);
+      Act(now);
+    }
+    if (stop_ && (core_->drained() || now >= deadline)) {
+      if (!core_->drained()) {
+        log_->warn("ending with {} batches that were not acked; their loaders send them to other workers",
+                   core_->Snapshot(now).held_batches);
+      }
+      return;
+    }
+  }
+}
+
+void Worker::Receive(MonoTime now) {
+  RouterEndpoint::Received received;
+  for (int i = 0; i < kMessagesPerTurn && router_->Receive(&received); ++i) {
+    if (received.too_many_frames) {
+      core_->OnMalformed(received.peer, InvalidArgument("frames are more than 34; allowed: 2 to 34"), now);
+    } else if (auto message = Decode(received.frames); message.ok()) {
+      log_->debug("<- {} {}", received.peer, MessageName(*message));
+      core_->OnMessage(received.peer, std::move(message).value(), now);
+    } else {
+      core_->OnMalformed(received.peer, message.status(), now);
+    }
+    Act(now);
+  }
+}
+
+void Worker::TakeResults(MonoTime now) {
+  std::vector<ScoredBatchPtr> decided;
+  std::vector<ModelResult> results;
+  {
+    const std::lock_guard lock(mu_);
+    decided.swap(decided_);
+    results.swap(model_results_);
+  }
+  for (ScoredBatchPtr& batch : decided) core_->OnDecided(std::move(batch), now);
+  for (ModelResult& result : results) {
+    if (result.ack.state == ModelState::kApplied && !result.history.empty()) {
+      graph_->RunInSelect([this, run = result.ack.run, history = std::move(result.history)] {
+        selector_.SeedHistory(run, history);
+      });
+    }
+    core_->OnModelAck(std::move(result.ack), result.step, result.artifact_sha256, now);
+  }
+  if (!decided.empty() || !results.empty()) Act(now);
+}
+
+// Sends may fail and end sessions, which gives new actions.
+void Worker::Act(MonoTime now) {
+  while (true) {
+    WorkerActions actions = core_->TakeActions();
+    if (actions.sends.empty() && actions.forget.empty() && actions.admitted.empty() && actions.model_work.empty() &&
+        actions.log.empty() && !actions.discard_staging) {
+      return;
+    }
+    for (const std::string& line : actions.log) log_->info(line);
+    for (const WorkerActions::Send& send : actions.sends) Send(send.to, send.message, now);
+    for (const PeerHandle peer : actions.forget) router_->Forget(peer);
+    if (actions.discard_staging) model_->Discard();
+    for (ScoredBatchPtr& batch : actions.admitted) graph_->Submit(std::move(batch));
+    for (Message& work : actions.model_work) {
+      ModelAck refused;
+      if (const auto* chunk = std::get_if<ModelChunk>(&work)) {
+        refused = {{}, chunk->run, chunk->version, ModelState::kRefused, 0, ErrorCode::kCreditExceeded,
+                   "more chunks in flight than allowed: 4"};
+      }
+      if (!model_->Post(std::move(work)) && refused.run != 0) core_->OnModelAck(refused, 0, "", now);
+    }
+  }
+}
+
+void Worker::Send(PeerHandle to, const Message& message, MonoTime now) {
+  log_->debug("-> {} {}", to, MessageName(message));
+  if (router_->Send(to, Encode(message)) == RouterEndpoint::Sent::kUnreachable) core_->OnUnreachable(to, now);
+}
+
+void Worker::Tick(MonoTime now) {
+  last_tick_ = now;
+  core_->OnTick(now);
+  Act(now);
+  if (now - last_publish_ < kPublishEvery) return;
+  last_publish_ = now;
+  auto status = std::make_shared<StatusReply>(core_->Snapshot(now));
+  status->stages = graph_->Stages();
+  WarnOfSlowStages(*status, now);
+  if (http_ != nullptr) http_->Publish(std::move(status), core_->NotReadyReason());
+}
+
+void Worker::WarnOfSlowStages(const StatusReply& status, MonoTime now) {
+  if (graph_->inflight() == 0 || status.decided_batches != last_decided_) last_progress_ = now;
+  last_decided_ = status.decided_batches;
+  if (now - last_progress_ < kStuck) return;
+  for (const StageStatus& stage : status.stages) {
+    if (stage.queued > 0) log_->warn("{} batches in stage '{}' and none decided for 10 s", stage.queued, stage.stage);
+  }
+  last_progress_ = now;
+}
+
+}  // namespace siftd
