@@ -10,7 +10,8 @@ Result<Candidates> From(const v1::Candidates& from, const Frames& frames) {
   if (n == 0) return Refuse("sample_id's length", "0", "1 to " + std::to_string(limits::kMaxRows));
   SIFTD_RETURN_IF_ERROR(CheckAtMost("sample_id's length", n, limits::kMaxRows));
   if (from.occurrence_size() != 0 && from.occurrence_size() != from.sample_id_size()) {
-    return Refuse("occurrence's length", std::to_string(from.occurrence_size()), "0 or " + std::to_string(n));
+    return Refuse("occurrence's length", std::to_string(from.occurrence_size()),
+                  "0 or " + std::to_string(n));
   }
   if (from.prior_score_size() != 0 && from.prior_score_size() != from.sample_id_size()) {
     return Refuse("prior_score's length", std::to_string(from.prior_score_size()),

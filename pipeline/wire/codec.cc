@@ -1,21 +1,69 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "pipeline/wire/codec.h"
 
-#include <cstring>
-#include <string>
+#include <google/protobuf/io/coded_stream.h>
 
+#include <cstring>
+#include <optional>
+#include <string>
+#include <type_traits>
+
+#include "pipeline/wire/digest.h"
 #include "pipeline/wire/limits.h"
 #include "pipeline/wire/message_codec.h"
 
 namespace siftd {
 namespace {
 
+// Countless tiny fields would take far more memory than they have bytes.
+Status CheckFields(const Frame& header) {
+  if (header.size() <= 2 * limits::kMaxHeaderFields) return OkStatus();  // a field has two at least
+  google::protobuf::io::CodedInputStream in(header.data(), static_cast<int>(header.size()));
+  std::size_t fields = 0;
+  bool sound = true;
+  while (sound && fields <= limits::kMaxHeaderFields) {
+    const std::uint32_t tag = in.ReadTagNoLastTag();
+    if (tag == 0) break;  // the end, or no tag: the parser tells which
+    ++fields;
+    std::uint64_t varint = 0;
+    std::uint32_t size = 0;
+    switch (tag & 7) {
+      case 0:
+        sound = in.ReadVarint64(&varint);
+        break;
+      case 1:
+        sound = in.Skip(8);
+        break;
+      case 2:
+        sound = in.ReadVarint32(&size) && size <= header.size() && in.Skip(static_cast<int>(size));
+        break;
+      case 5:
+        sound = in.Skip(4);
+        break;
+      default:
+        sound = false;
+    }
+  }
+  if (!sound) return wire::Refuse("header", "broken", "valid protobuf");
+  return wire::CheckAtMost("header's fields", fields, limits::kMaxHeaderFields);
+}
+
 template <typename Proto>
 Result<Message> DecodeAs(const Frames& frames) {
+  // ModelChunk says itself how many frames it has.
+  constexpr bool kMayCarry = std::is_same_v<Proto, v1::Candidates> ||
+                             std::is_same_v<Proto, v1::Selected> ||
+                             std::is_same_v<Proto, v1::ModelChunk>;
+  if (!kMayCarry && frames.size() != 2) {
+    return wire::Refuse("payload frames", std::to_string(frames.size() - 2), "0");
+  }
+  SIFTD_RETURN_IF_ERROR(CheckFields(frames[1]));
   Proto proto;
   if (!proto.ParseFromArray(frames[1].data(), static_cast<int>(frames[1].size()))) {
-    return InvalidArgument("header is no " + Proto::descriptor()->name() + " message (" +
-                           std::to_string(frames[1].size()) + " bytes)");
+    return wire::Refuse("header",
+                        "no " + Proto::descriptor()->name() + " message (" +
+                            std::to_string(frames[1].size()) + " bytes)",
+                        "valid protobuf");
   }
   auto message = wire::From(proto, frames);
   if (!message.ok()) {
@@ -60,28 +108,32 @@ SIFTD_WIRE(ErrorMessage, Error, ERROR);
 
 template <typename... T>
 Result<Message> Dispatch(int type, const Frames& frames, std::variant<T...>* /*alternatives*/) {
-  Result<Message> result = wire::Refuse("type", std::to_string(type), "1 to 23 (enum MessageType)");
+  std::optional<Result<Message>> result;
   (void)((type == static_cast<int>(Wire<T>::kType) &&
-          (result = DecodeAs<typename Wire<T>::Proto>(frames), true)) ||
+          (result.emplace(DecodeAs<typename Wire<T>::Proto>(frames)), true)) ||
          ...);
-  return result;
+  if (result) return std::move(*result);
+  return wire::Refuse("type", std::to_string(type), "1 to 23 (enum MessageType)");
 }
 
 }  // namespace
 
-Result<Message> Decode(const Frames& frames) {
+Result<std::uint8_t> PeekType(const Frames& frames) {
   if (frames.size() < 2 || frames.size() > limits::kMaxFrames) {
-    return wire::Refuse("frames", std::to_string(frames.size()), "2 to " + std::to_string(limits::kMaxFrames));
+    return wire::Refuse("frames", std::to_string(frames.size()),
+                        "2 to " + std::to_string(limits::kMaxFrames));
   }
   const Frame& preamble = frames[0];
   if (preamble.size() != limits::kPreambleBytes) {
     return wire::Refuse("preamble's bytes", std::to_string(preamble.size()), "8");
   }
   if (std::memcmp(preamble.data(), limits::kMagic, sizeof(limits::kMagic)) != 0) {
-    return InvalidArgument("preamble does not begin with \"SFTD\"");
+    return wire::Refuse("magic", Hex(preamble.view().substr(0, sizeof(limits::kMagic))),
+                        Hex({limits::kMagic, sizeof(limits::kMagic)}) + " (SFTD)");
   }
   if (preamble.data()[4] != limits::kMajor) {
-    return wire::Refuse("major", std::to_string(preamble.data()[4]), std::to_string(limits::kMajor));
+    return wire::Refuse("major", std::to_string(preamble.data()[4]),
+                        std::to_string(limits::kMajor));
   }
   if (preamble.data()[6] != 0 || preamble.data()[7] != 0) {
     return wire::Refuse("flags", std::to_string(preamble.data()[6] | preamble.data()[7] << 8), "0");
@@ -90,7 +142,12 @@ Result<Message> Decode(const Frames& frames) {
     return wire::Refuse("header's bytes", std::to_string(frames[1].size()),
                         "at most " + std::to_string(limits::kMaxHeaderBytes));
   }
-  return Dispatch(preamble.data()[5], frames, static_cast<Message*>(nullptr));
+  return preamble.data()[5];
+}
+
+Result<Message> Decode(const Frames& frames) {
+  SIFTD_ASSIGN_OR_RETURN(const std::uint8_t type, PeekType(frames));
+  return Dispatch(type, frames, static_cast<Message*>(nullptr));
 }
 
 Frames Encode(const Message& message) {
@@ -101,7 +158,8 @@ Frames Encode(const Message& message) {
         typename W::Proto proto;
         wire::To(m, &proto, &frames);
         std::vector<std::uint8_t> preamble(limits::kMagic, limits::kMagic + sizeof(limits::kMagic));
-        preamble.insert(preamble.end(), {limits::kMajor, static_cast<std::uint8_t>(W::kType), 0, 0});
+        preamble.insert(preamble.end(),
+                        {limits::kMajor, static_cast<std::uint8_t>(W::kType), 0, 0});
         frames[0] = Frame::Adopt(std::move(preamble));
         frames[1] = Frame::Adopt(proto.SerializeAsString());
         return frames;

@@ -1,9 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "pipeline/wire/convert.h"
 
+#include <algorithm>
+#include <tuple>
+#include <unordered_set>
+
 #include "pipeline/wire/limits.h"
 
 namespace siftd::wire {
+namespace {
+
+// Bytes of the UTF-8 character that `text` begins with; 0 = none.
+std::size_t Utf8Length(std::string_view text) {
+  const auto byte = [text](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned char lead = byte(0);
+  if (lead < 0x80) return 1;
+  const std::size_t size = lead >= 0xC2 && lead < 0xE0   ? 2
+                           : lead >= 0xE0 && lead < 0xF0 ? 3
+                           : lead >= 0xF0 && lead < 0xF5 ? 4
+                                                         : 0;
+  if (size == 0 || text.size() < size) return 0;
+  for (std::size_t i = 1; i < size; ++i) {
+    if ((byte(i) & 0xC0) != 0x80) return 0;
+  }
+  // Overlong forms, surrogates, beyond U+10FFFF.
+  if ((lead == 0xE0 && byte(1) < 0xA0) || (lead == 0xED && byte(1) > 0x9F) ||
+      (lead == 0xF0 && byte(1) < 0x90) || (lead == 0xF4 && byte(1) > 0x8F)) {
+    return 0;
+  }
+  return size;
+}
+
+}  // namespace
 
 void To(const SessionId& from, v1::Session* to) {
   to->set_incarnation(from.incarnation);
@@ -27,53 +55,59 @@ Status CheckAtMost(const std::string& field, std::size_t value, std::size_t most
 
 Status CheckText(const std::string& field, const std::string& text, std::size_t most) {
   if (text.size() <= most) return OkStatus();
-  return Refuse(field, std::to_string(text.size()) + " bytes long", "at most " + std::to_string(most));
+  return Refuse(field, std::to_string(text.size()) + " bytes long",
+                "at most " + std::to_string(most));
 }
 
-Result<DType> FromDType(const std::string& field, int dtype) {
-  if (dtype >= 1 && dtype <= 10) return static_cast<DType>(dtype);
-  return Refuse(field, std::to_string(dtype), "1 to 10 (enum DType)");
-}
-
-Result<TensorSpec> From(const std::string& field, const v1::TensorSpec& from) {
-  TensorSpec spec;
-  SIFTD_RETURN_IF_ERROR(CheckText(field + ".name", from.name(), limits::kMaxNameBytes));
-  SIFTD_RETURN_IF_ERROR(
-      CheckAtMost(field + ".shape's length", static_cast<std::size_t>(from.shape_size()), limits::kMaxRank));
-  SIFTD_ASSIGN_OR_RETURN(spec.dtype, FromDType(field + ".dtype", from.dtype()));
-  spec.name = from.name();
-  spec.shape = ToVector<std::int64_t>(from.shape());
-  for (const std::int64_t size : spec.shape) {
-    if (size < -1) return Refuse(field + ".shape", std::to_string(size), ">= -1");
+std::string ClipText(std::string_view text) {
+  std::string out(text.substr(0, limits::kMaxTextBytes));
+  for (std::size_t i = 0; i < out.size();) {
+    const std::size_t size = Utf8Length(std::string_view(out).substr(i));
+    if (size == 0) out[i] = '?';
+    i += std::max<std::size_t>(size, 1);
   }
-  return spec;
+  return out;
 }
 
-void To(const TensorSpec& from, v1::TensorSpec* to) {
-  to->set_name(from.name);
-  to->set_dtype(static_cast<v1::DType>(from.dtype));
-  FromVector(from.shape, to->mutable_shape());
+Status CheckUnique(const std::string& field, const std::vector<std::string_view>& names) {
+  std::unordered_set<std::string_view> seen;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    if (seen.insert(names[i]).second) continue;
+    return Refuse(field + "[" + std::to_string(i) + "].name",
+                  std::string("'").append(names[i]).append("' again"), "each name once");
+  }
+  return OkStatus();
 }
 
 Result<DecidedSet> From(const v1::Decided& from) {
   const auto n = static_cast<std::size_t>(from.loader_size());
   SIFTD_RETURN_IF_ERROR(CheckAtMost("decided.loader's length", n, limits::kMaxIntervals));
   SIFTD_RETURN_IF_ERROR(CheckAtMost("decided.next_pass's length",
-                                    static_cast<std::size_t>(from.next_pass_size()), limits::kMaxLoaders));
+                                    static_cast<std::size_t>(from.next_pass_size()),
+                                    limits::kMaxLoaders));
   if (from.pass_size() != from.loader_size() || from.begin_size() != from.loader_size() ||
       from.end_size() != from.loader_size()) {
-    return InvalidArgument("decided: loader, pass, begin and end have " + std::to_string(n) + ", " +
-                           std::to_string(from.pass_size()) + ", " + std::to_string(from.begin_size()) +
-                           " and " + std::to_string(from.end_size()) + " entries; allowed: equal numbers");
+    return Refuse("decided's arrays",
+                  std::to_string(n) + " and " + std::to_string(from.pass_size()) + " and " +
+                      std::to_string(from.begin_size()) + " and " +
+                      std::to_string(from.end_size()) + " long",
+                  "equal lengths");
   }
   DecidedSet set;
   set.next_pass = ToVector<std::uint64_t>(from.next_pass());
   set.intervals.reserve(n);
   for (int i = 0; i < from.loader_size(); ++i) {
     const DecidedInterval now{from.loader(i), from.pass(i), from.begin(i), from.end(i)};
-    if (now.begin >= now.end) {
-      return Refuse("decided.end[" + std::to_string(i) + "]", std::to_string(now.end),
-                    "above begin = " + std::to_string(now.begin));
+    const bool first = set.intervals.empty();
+    const bool ascends = first || std::tie(now.loader, now.pass, now.begin) >=
+                                      std::tie(set.intervals.back().loader,
+                                               set.intervals.back().pass, set.intervals.back().end);
+    if (now.begin >= now.end || !ascends) {
+      return Refuse("decided[" + std::to_string(i) + "]",
+                    std::string("(") + std::to_string(now.loader) + ", " +
+                        std::to_string(now.pass) + ", " + std::to_string(now.begin) + ", " +
+                        std::to_string(now.end) + ")",
+                    "ascending, disjoint, not empty");
     }
     set.intervals.push_back(now);
   }
@@ -88,51 +122,6 @@ void To(const DecidedSet& from, v1::Decided* to) {
     to->add_end(i.end);
   }
   FromVector(from.next_pass, to->mutable_next_pass());
-}
-
-Result<std::vector<Tensor>> FromTensors(const google::protobuf::RepeatedPtrField<v1::TensorDesc>& descs,
-                                        const Frames& frames, std::size_t rows) {
-  SIFTD_RETURN_IF_ERROR(
-      CheckAtMost("tensor's length", static_cast<std::size_t>(descs.size()), limits::kMaxTensors));
-  const std::size_t payload = frames.size() - 2;
-  std::vector<Tensor> tensors;
-  tensors.reserve(static_cast<std::size_t>(descs.size()));
-  for (int i = 0; i < descs.size(); ++i) {
-    const v1::TensorDesc& desc = descs[i];
-    const std::string field = "tensor[" + std::to_string(i) + "]";
-    Tensor tensor;
-    SIFTD_RETURN_IF_ERROR(CheckText(field + ".name", desc.name(), limits::kMaxNameBytes));
-    SIFTD_RETURN_IF_ERROR(
-        CheckAtMost(field + ".shape's length", static_cast<std::size_t>(desc.shape_size()), limits::kMaxRank));
-    SIFTD_ASSIGN_OR_RETURN(tensor.dtype, FromDType(field + ".dtype", desc.dtype()));
-    if (desc.frame() >= payload) {
-      return Refuse(field + ".frame", std::to_string(desc.frame()),
-                    "below the number of payload frames, " + std::to_string(payload));
-    }
-    tensor.name = desc.name();
-    tensor.shape = ToVector<std::int64_t>(desc.shape());
-    tensor.bytes = frames[2 + desc.frame()];
-    SIFTD_RETURN_IF_ERROR(Validate(tensor));
-    if (tensor.shape.empty() || static_cast<std::size_t>(tensor.shape[0]) != rows) {
-      return Refuse(field + ".shape[0]",
-                    tensor.shape.empty() ? "missing" : std::to_string(tensor.shape[0]),
-                    "the number of rows, " + std::to_string(rows));
-    }
-    tensors.push_back(std::move(tensor));
-  }
-  return tensors;
-}
-
-void ToTensors(const std::vector<Tensor>& tensors,
-               google::protobuf::RepeatedPtrField<v1::TensorDesc>* descs, Frames* frames) {
-  for (const Tensor& tensor : tensors) {
-    v1::TensorDesc* desc = descs->Add();
-    desc->set_name(tensor.name);
-    desc->set_dtype(static_cast<v1::DType>(tensor.dtype));
-    FromVector(tensor.shape, desc->mutable_shape());
-    desc->set_frame(static_cast<std::uint32_t>(frames->size() - 2));
-    frames->push_back(tensor.bytes);
-  }
 }
 
 }  // namespace siftd::wire

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Small conversions between protobuf messages and pipeline/data values that several codecs share. Internal to
-// pipeline/wire but for the config reader, which uses the policy's. Pure; any thread.
+// Small conversions between protobuf messages and pipeline/data values that several codecs share.
+// Internal to pipeline/wire. Pure; any thread.
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "pipeline/base/status.h"
 #include "pipeline/data/messages.h"
+#include "pipeline/wire/policy_codec.h"
 #include "siftd/v1/artifact.pb.h"
-#include "siftd/v1/policy.pb.h"
 #include "siftd/v1/wire.pb.h"
 
 namespace siftd::wire {
@@ -32,17 +33,20 @@ void To(const BatchKey& from, v1::Key* to);
 // "field is value; allowed: range"
 Status Refuse(const std::string& field, const std::string& value, const std::string& allowed);
 Status CheckAtMost(const std::string& field, std::size_t value, std::size_t most);
-// Length and UTF-8 are protobuf's to check in part: proto3 strings are valid UTF-8 once parsed.
+// The length; that it is UTF-8 was checked by the protobuf parser.
 Status CheckText(const std::string& field, const std::string& text, std::size_t most);
+
+// `text` as a peer accepts it: at most kMaxTextBytes, bytes that are no UTF-8 become '?'.
+std::string ClipText(std::string_view text);
+// Each name once.
+Status CheckUnique(const std::string& field, const std::vector<std::string_view>& names);
 
 Result<DType> FromDType(const std::string& field, int dtype);
 Result<TensorSpec> From(const std::string& field, const v1::TensorSpec& from);
+Result<TensorSpec> From(const std::string& field, const v1::TensorDesc& from);  // sizes unchecked
+// Bytes that the spec's fixed sizes say; refuses negative sizes and overflow.
+Result<std::size_t> SpecBytes(const std::string& field, const TensorSpec& spec);
 void To(const TensorSpec& from, v1::TensorSpec* to);
-
-Result<PolicyOptions> From(const v1::Policy& from);
-void To(const PolicyOptions& from, v1::Policy* to);
-Result<JobSpec> From(const v1::JobSpec& from);
-void To(const JobSpec& from, v1::JobSpec* to);
 
 Result<DecidedSet> From(const v1::Decided& from);
 void To(const DecidedSet& from, v1::Decided* to);

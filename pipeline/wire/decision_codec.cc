@@ -7,7 +7,8 @@ namespace {
 
 Status CheckLength(const std::string& field, int length, std::size_t full) {
   if (length == 0 || static_cast<std::size_t>(length) == full) return OkStatus();
-  return Refuse("decision." + field + "'s length", std::to_string(length), "0 or " + std::to_string(full));
+  return Refuse("decision." + field + "'s length", std::to_string(length),
+                "0 or " + std::to_string(full));
 }
 
 }  // namespace
@@ -18,7 +19,7 @@ Result<Decision> From(const v1::Decision& from) {
     return Refuse("decision.outcome", std::to_string(from.outcome()), "1 to 3 (enum Outcome)");
   }
   if (!v1::ErrorCode_IsValid(from.code())) {
-    return Refuse("decision.code", std::to_string(from.code()), "enum ErrorCode");
+    return Refuse("decision.code", std::to_string(from.code()), "0 to 22 (enum ErrorCode)");
   }
   SIFTD_RETURN_IF_ERROR(CheckText("decision.text", from.text(), limits::kMaxTextBytes));
   SIFTD_RETURN_IF_ERROR(CheckText("decision.column", from.column(), limits::kMaxNameBytes));
@@ -30,6 +31,11 @@ Result<Decision> From(const v1::Decision& from) {
       return Refuse("decision.kept[" + std::to_string(i) + "]", std::to_string(from.kept(i)),
                     "ascending, below rows = " + std::to_string(from.rows()));
     }
+  }
+  const bool all = from.outcome() == v1::OUTCOME_UNSIFTED;
+  if (from.outcome() != v1::OUTCOME_DECIDED && k != (all ? from.rows() : 0)) {
+    return Refuse("decision.kept's length", std::to_string(k),
+                  std::to_string(all ? from.rows() : 0) + " with this outcome");
   }
   SIFTD_RETURN_IF_ERROR(CheckLength("score", from.score_size(), from.rows()));
   SIFTD_RETURN_IF_ERROR(CheckLength("keep_probability", from.keep_probability_size(), from.rows()));
@@ -53,7 +59,7 @@ Result<Decision> From(const v1::Decision& from) {
 void To(const Decision& from, v1::Decision* to) {
   to->set_outcome(static_cast<v1::Outcome>(from.outcome));
   to->set_code(static_cast<v1::ErrorCode>(from.code));
-  to->set_text(from.text);
+  to->set_text(ClipText(from.text));
   to->set_rows(from.rows);
   FromVector(from.kept, to->mutable_kept());
   FromVector(from.score, to->mutable_score());

@@ -9,9 +9,10 @@ Result<std::vector<BatchKey>> FromKeys(const v1::Keys& from) {
   const auto n = static_cast<std::size_t>(from.loader_size());
   SIFTD_RETURN_IF_ERROR(CheckAtMost("keys' length", n, limits::kMaxKeys));
   if (from.pass_size() != from.loader_size() || from.seq_size() != from.loader_size()) {
-    return InvalidArgument("keys: loader, pass and seq have " + std::to_string(n) + ", " +
-                           std::to_string(from.pass_size()) + " and " + std::to_string(from.seq_size()) +
-                           " entries; allowed: equal numbers");
+    return Refuse("keys' arrays",
+                  std::to_string(n) + " and " + std::to_string(from.pass_size()) + " and " +
+                      std::to_string(from.seq_size()) + " long",
+                  "equal lengths");
   }
   std::vector<BatchKey> keys(n);
   for (std::size_t i = 0; i < n; ++i) {
@@ -66,7 +67,9 @@ void To(const Credit& from, v1::Credit* to, Frames* /*frames*/) {
 
 Result<Ack> From(const v1::Ack& from, const Frames& /*frames*/) { return FromKept<Ack>(from); }
 void To(const Ack& from, v1::Ack* to, Frames* /*frames*/) { ToKept(from, to); }
-Result<Settled> From(const v1::Settled& from, const Frames& /*frames*/) { return FromKept<Settled>(from); }
+Result<Settled> From(const v1::Settled& from, const Frames& /*frames*/) {
+  return FromKept<Settled>(from);
+}
 void To(const Settled& from, v1::Settled* to, Frames* /*frames*/) { ToKept(from, to); }
 
 Result<Return> From(const v1::Return& from, const Frames& /*frames*/) {

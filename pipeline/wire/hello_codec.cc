@@ -9,10 +9,10 @@ Result<Hello> From(const v1::Hello& from, const Frames& /*frames*/) {
   if (from.role() < v1::ROLE_LOADER || from.role() > v1::ROLE_MONITOR) {
     return Refuse("role", std::to_string(from.role()), "1 to 4 (enum Role)");
   }
-  SIFTD_RETURN_IF_ERROR(CheckText("job", from.job(), 128));
+  SIFTD_RETURN_IF_ERROR(CheckText("job", from.job(), limits::kMaxJobBytes));
   SIFTD_RETURN_IF_ERROR(CheckText("name", from.name(), limits::kMaxNameBytes));
   m.session = From(from.session());
-  if (!m.session) return Refuse("session", "(0, 0)", "a counter of at least 1");
+  if (m.session.counter == 0) return Refuse("session.counter", "0", "1 or more");
   m.protocol_min = from.protocol_min();
   m.protocol_max = from.protocol_max();
   m.role = static_cast<Role>(from.role());
@@ -36,12 +36,16 @@ Result<Hello> From(const v1::Hello& from, const Frames& /*frames*/) {
     return Refuse("loader_index", std::to_string(m.loader_index),
                   "below loader_count = " + std::to_string(m.loader_count));
   }
-  SIFTD_RETURN_IF_ERROR(CheckAtMost("signature's length", static_cast<std::size_t>(from.signature_size()),
-                                    limits::kMaxTensors));
+  SIFTD_RETURN_IF_ERROR(CheckAtMost(
+      "signature's length", static_cast<std::size_t>(from.signature_size()), limits::kMaxTensors));
   for (int i = 0; i < from.signature_size(); ++i) {
-    SIFTD_ASSIGN_OR_RETURN(TensorSpec spec, From("signature[" + std::to_string(i) + "]", from.signature(i)));
+    SIFTD_ASSIGN_OR_RETURN(TensorSpec spec,
+                           From("signature[" + std::to_string(i) + "]", from.signature(i)));
     m.signature.push_back(std::move(spec));
   }
+  std::vector<std::string_view> names;
+  for (const TensorSpec& spec : m.signature) names.push_back(spec.name);
+  SIFTD_RETURN_IF_ERROR(CheckUnique("signature", names));
   m.max_batch_bytes = from.max_batch_bytes();
   m.fingerprint = {from.fingerprint().data_size(), from.fingerprint().batch_size(),
                    from.fingerprint().seed()};

@@ -5,16 +5,32 @@
 namespace siftd::wire {
 namespace {
 
-// The manifest's entries lie back to back and fill total_bytes exactly.
-Status CheckManifest(const ModelBegin& m) {
+// Its entries lie back to back and fill total_bytes exactly; an artifact has none.
+Result<std::vector<TensorSpec>> FromManifest(const v1::ModelBegin& from) {
+  const auto n = static_cast<std::size_t>(from.manifest_size());
+  const bool artifact = from.kind() == v1::MODEL_KIND_ARTIFACT;
+  if (artifact && n != 0)
+    return Refuse("manifest's length", std::to_string(n), "0 for an artifact");
+  SIFTD_RETURN_IF_ERROR(CheckAtMost("manifest's length", n, limits::kMaxStateEntries));
+  std::vector<TensorSpec> manifest(n);
+  std::vector<std::string_view> names(n);
   std::size_t sum = 0;
-  for (const TensorSpec& entry : m.manifest) {
-    SIFTD_ASSIGN_OR_RETURN(const std::size_t bytes, CheckedBytes(entry.dtype, entry.shape));
-    if (__builtin_add_overflow(sum, bytes, &sum)) return InvalidArgument("manifest overflows 64 bits of bytes");
+  for (std::size_t i = 0; i < n; ++i) {
+    const std::string field = "manifest[" + std::to_string(i) + "]";
+    SIFTD_ASSIGN_OR_RETURN(manifest[i], From(field, from.manifest(static_cast<int>(i))));
+    SIFTD_ASSIGN_OR_RETURN(const std::size_t bytes, SpecBytes(field, manifest[i]));
+    if (__builtin_add_overflow(sum, bytes, &sum)) {
+      return Refuse("total_bytes", std::to_string(from.total_bytes()),
+                    "the manifest's sum, which overflows");
+    }
+    names[i] = manifest[i].name;
   }
-  if (m.kind == ModelKind::kArtifact) return OkStatus();
-  if (sum == m.total_bytes) return OkStatus();
-  return Refuse("total_bytes", std::to_string(m.total_bytes), "the manifest's sum, " + std::to_string(sum));
+  SIFTD_RETURN_IF_ERROR(CheckUnique("manifest", names));
+  if (!artifact && sum != from.total_bytes()) {
+    return Refuse("total_bytes", std::to_string(from.total_bytes()),
+                  "the manifest's sum, " + std::to_string(sum));
+  }
+  return manifest;
 }
 
 }  // namespace
@@ -25,45 +41,35 @@ Result<ModelBegin> From(const v1::ModelBegin& from, const Frames& /*frames*/) {
     return Refuse("kind", std::to_string(from.kind()), "1 to 3 (enum ModelKind)");
   }
   if (from.chunk_bytes() < limits::kMinChunkBytes || from.chunk_bytes() > limits::kMaxChunkBytes) {
-    return Refuse("chunk_bytes", std::to_string(from.chunk_bytes()),
-                  std::to_string(limits::kMinChunkBytes) + " to " + std::to_string(limits::kMaxChunkBytes));
+    return Refuse(
+        "chunk_bytes", std::to_string(from.chunk_bytes()),
+        std::to_string(limits::kMinChunkBytes) + " to " + std::to_string(limits::kMaxChunkBytes));
   }
-  const std::uint64_t chunks = (from.total_bytes() + from.chunk_bytes() - 1) / from.chunk_bytes();
-  if (from.chunks() != chunks || from.total_bytes() == 0) {
+  if (from.total_bytes() == 0) return Refuse("total_bytes", "0", "1 or more");
+  const std::uint64_t chunks = (from.total_bytes() - 1) / from.chunk_bytes() + 1;
+  if (from.chunks() != chunks) {
     return Refuse("chunks", std::to_string(from.chunks()),
-                  "total_bytes / chunk_bytes rounded up, " + std::to_string(chunks) + ", at least 1");
+                  "total_bytes / chunk_bytes rounded up, " + std::to_string(chunks));
   }
   if (from.sha256().size() != 32) {
     return Refuse("sha256's length", std::to_string(from.sha256().size()), "32");
   }
-  SIFTD_RETURN_IF_ERROR(CheckAtMost("manifest's length", static_cast<std::size_t>(from.manifest_size()),
-                                    limits::kMaxStateEntries));
-  SIFTD_RETURN_IF_ERROR(
-      CheckAtMost("history's length", static_cast<std::size_t>(from.history_size()), limits::kMaxHistory));
+  if ((from.kind() == v1::MODEL_KIND_ARTIFACT) != (from.version() == 0)) {
+    return Refuse("version", std::to_string(from.version()), "0 for an artifact, else 1 or more");
+  }
+  SIFTD_RETURN_IF_ERROR(CheckAtMost(
+      "history's length", static_cast<std::size_t>(from.history_size()), limits::kMaxHistory));
   m.session = From(from.session());
   m.run = from.run();
   m.version = from.version();
   m.step = from.step();
   m.kind = static_cast<ModelKind>(from.kind());
-  m.manifest.reserve(static_cast<std::size_t>(from.manifest_size()));
-  for (int i = 0; i < from.manifest_size(); ++i) {
-    const v1::TensorDesc& desc = from.manifest(i);
-    const std::string field = "manifest[" + std::to_string(i) + "]";
-    TensorSpec entry;
-    SIFTD_RETURN_IF_ERROR(CheckText(field + ".name", desc.name(), limits::kMaxNameBytes));
-    SIFTD_RETURN_IF_ERROR(
-        CheckAtMost(field + ".shape's length", static_cast<std::size_t>(desc.shape_size()), limits::kMaxRank));
-    SIFTD_ASSIGN_OR_RETURN(entry.dtype, FromDType(field + ".dtype", desc.dtype()));
-    entry.name = desc.name();
-    entry.shape = ToVector<std::int64_t>(desc.shape());
-    m.manifest.push_back(std::move(entry));
-  }
+  SIFTD_ASSIGN_OR_RETURN(m.manifest, FromManifest(from));
   m.total_bytes = from.total_bytes();
   m.chunk_bytes = from.chunk_bytes();
   m.chunks = from.chunks();
   m.sha256 = from.sha256();
   m.history = ToVector<float>(from.history());
-  SIFTD_RETURN_IF_ERROR(CheckManifest(m));
   return m;
 }
 
@@ -90,7 +96,10 @@ Result<ModelChunk> From(const v1::ModelChunk& from, const Frames& frames) {
   if (frames.size() != 3) {
     return Refuse("payload frames", std::to_string(frames.size() - 2), "exactly 1");
   }
-  SIFTD_RETURN_IF_ERROR(CheckAtMost("chunk's bytes", frames[2].size(), limits::kMaxChunkBytes));
+  if (frames[2].empty() || frames[2].size() > limits::kMaxChunkBytes) {
+    return Refuse("chunk's bytes", std::to_string(frames[2].size()),
+                  "1 to " + std::to_string(limits::kMaxChunkBytes));
+  }
   return ModelChunk{From(from.session()), from.run(),   from.version(),
                     from.index(),         from.crc32(), frames[2]};
 }
@@ -118,14 +127,12 @@ Result<ModelAck> From(const v1::ModelAck& from, const Frames& /*frames*/) {
   if (from.state() < v1::MODEL_STATE_RECEIVING || from.state() > v1::MODEL_STATE_REFUSED) {
     return Refuse("state", std::to_string(from.state()), "1 to 3 (enum ModelState)");
   }
-  if (!v1::ErrorCode_IsValid(from.code())) return Refuse("code", std::to_string(from.code()), "enum ErrorCode");
+  if (!v1::ErrorCode_IsValid(from.code()))
+    return Refuse("code", std::to_string(from.code()), "0 to 22 (enum ErrorCode)");
   SIFTD_RETURN_IF_ERROR(CheckText("text", from.text(), limits::kMaxTextBytes));
-  return ModelAck{From(from.session()),
-                  from.run(),
-                  from.version(),
-                  static_cast<ModelState>(from.state()),
-                  from.chunks(),
-                  static_cast<ErrorCode>(from.code()),
+  return ModelAck{From(from.session()), from.run(),
+                  from.version(),       static_cast<ModelState>(from.state()),
+                  from.chunks(),        static_cast<ErrorCode>(from.code()),
                   from.text()};
 }
 
@@ -136,7 +143,7 @@ void To(const ModelAck& from, v1::ModelAck* to, Frames* /*frames*/) {
   to->set_state(static_cast<v1::ModelState>(from.state));
   to->set_chunks(from.chunks);
   to->set_code(static_cast<v1::ErrorCode>(from.code));
-  to->set_text(from.text);
+  to->set_text(ClipText(from.text));
 }
 
 }  // namespace siftd::wire

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Policy and JobSpec: an unset optional field takes the default of data/job.h.
+#include "pipeline/wire/policy_codec.h"
+
 #include "pipeline/wire/convert.h"
 #include "pipeline/wire/limits.h"
 
@@ -10,7 +11,8 @@ LossCdfOptions FromLossCdf(const v1::LossCdfPolicy& from) {
   LossCdfOptions o;
   if (from.strength_case() == v1::LossCdfPolicy::kBeta) o.beta = from.beta();
   // Kept fraction 1 / (1 + beta); a keep outside (0, 1] gives a beta that Validate refuses.
-  if (from.strength_case() == v1::LossCdfPolicy::kKeep) o.beta = from.keep() > 0 ? 1 / from.keep() - 1 : -1;
+  if (from.strength_case() == v1::LossCdfPolicy::kKeep)
+    o.beta = from.keep() > 0 ? 1 / from.keep() - 1 : -1;
   if (from.has_loss_history_length()) o.loss_history_length = from.loss_history_length();
   if (from.has_floor()) o.floor = from.floor();
   if (from.has_clip()) o.clip = from.clip();
@@ -31,7 +33,9 @@ struct KindWriter {
     to->mutable_loss_cdf()->set_floor(o.floor);
     to->mutable_loss_cdf()->set_clip(o.clip);
   }
-  void operator()(const ComposerRankOptions& o) const { to->mutable_composer_rank()->set_keep(o.keep); }
+  void operator()(const ComposerRankOptions& o) const {
+    to->mutable_composer_rank()->set_keep(o.keep);
+  }
   void operator()(const TopKOptions& o) const { to->mutable_top_k()->set_keep(o.keep); }
 };
 
@@ -40,7 +44,9 @@ struct KindWriter {
 Result<PolicyOptions> From(const v1::Policy& from) {
   PolicyOptions o;
   switch (from.kind_case()) {
-    case v1::Policy::kUniform: o.kind = UniformOptions{from.uniform().keep()}; break;
+    case v1::Policy::kUniform:
+      o.kind = UniformOptions{from.uniform().keep()};
+      break;
     case v1::Policy::kConfidence: {
       ConfidenceOptions c;
       if (from.confidence().has_tau()) c.tau = from.confidence().tau();
@@ -48,10 +54,17 @@ Result<PolicyOptions> From(const v1::Policy& from) {
       o.kind = c;
       break;
     }
-    case v1::Policy::kLossCdf: o.kind = FromLossCdf(from.loss_cdf()); break;
-    case v1::Policy::kComposerRank: o.kind = ComposerRankOptions{from.composer_rank().keep()}; break;
-    case v1::Policy::kTopK: o.kind = TopKOptions{from.top_k().keep()}; break;
-    case v1::Policy::KIND_NOT_SET: break;
+    case v1::Policy::kLossCdf:
+      o.kind = FromLossCdf(from.loss_cdf());
+      break;
+    case v1::Policy::kComposerRank:
+      o.kind = ComposerRankOptions{from.composer_rank().keep()};
+      break;
+    case v1::Policy::kTopK:
+      o.kind = TopKOptions{from.top_k().keep()};
+      break;
+    case v1::Policy::KIND_NOT_SET:
+      break;
   }
   const v1::Modifiers& m = from.modifiers();
   o.modifiers.sift_delay = m.sift_delay();
@@ -62,7 +75,8 @@ Result<PolicyOptions> From(const v1::Policy& from) {
   SIFTD_RETURN_IF_ERROR(CheckText("policy.column", from.column(), limits::kMaxNameBytes));
   o.column = from.column();
   if (!v1::NonFinite_IsValid(from.non_finite())) {
-    return Refuse("policy.non_finite", std::to_string(from.non_finite()), "0 to 2 (enum NonFinite)");
+    return Refuse("policy.non_finite", std::to_string(from.non_finite()),
+                  "0 to 2 (enum NonFinite)");
   }
   o.non_finite = from.non_finite() == v1::NON_FINITE_KEEP ? NonFinite::kKeep : NonFinite::kDrop;
   return o;
@@ -77,13 +91,14 @@ void To(const PolicyOptions& from, v1::Policy* to) {
   m->set_end(from.modifiers.end);
   m->set_interrupt(from.modifiers.interrupt);
   to->set_column(from.column);
-  to->set_non_finite(from.non_finite == NonFinite::kKeep ? v1::NON_FINITE_KEEP : v1::NON_FINITE_DROP);
+  to->set_non_finite(from.non_finite == NonFinite::kKeep ? v1::NON_FINITE_KEEP
+                                                         : v1::NON_FINITE_DROP);
 }
 
 Result<JobSpec> From(const v1::JobSpec& from) {
   JobSpec o;
   if (from.mode() != v1::MODE_SAMPLES && from.mode() != v1::MODE_VERDICTS) {
-    return Refuse("job_spec.mode", std::to_string(from.mode()), "1 (SAMPLES) or 2 (VERDICTS)");
+    return Refuse("job_spec.mode", std::to_string(from.mode()), "1 to 2 (enum Mode)");
   }
   SIFTD_RETURN_IF_ERROR(CheckText("job_spec.artifact_sha256", from.artifact_sha256(), 64));
   o.mode = static_cast<Mode>(from.mode());

@@ -49,7 +49,8 @@ Result<StatusReply> From(const v1::StatusReply& from, const Frames& /*frames*/) 
   }
   for (const v1::PeerStatus& p : from.peer()) {
     const Role role = v1::Role_IsValid(p.role()) ? static_cast<Role>(p.role()) : Role::kUnspecified;
-    m.peers.push_back({role, p.name(), p.index(), p.session_counter(), p.credit_batches(), p.silent_seconds()});
+    m.peers.push_back(
+        {role, p.name(), p.index(), p.session_counter(), p.credit_batches(), p.silent_seconds()});
   }
   m.errors.insert(from.errors().begin(), from.errors().end());
   return m;
@@ -67,7 +68,7 @@ void To(const StatusReply& from, v1::StatusReply* to, Frames* /*frames*/) {
   to->set_device(from.device);
   to->set_ready(from.ready);
   to->set_draining(from.draining);
-  to->set_not_ready_reason(from.not_ready_reason);
+  to->set_not_ready_reason(ClipText(from.not_ready_reason));
   to->set_uptime_seconds(from.uptime_seconds);
   to->set_model_version(from.model_version);
   to->set_model_step(from.model_step);
@@ -107,7 +108,7 @@ void To(const StatusReply& from, v1::StatusReply* to, Frames* /*frames*/) {
 }
 
 Result<Heartbeat> From(const v1::Heartbeat& from, const Frames& /*frames*/) {
-  return Heartbeat{From(from.session()), from.run(),         from.step(), from.decided(),
+  return Heartbeat{From(from.session()),   from.run(),         from.step(), from.decided(),
                    from.oldest_lease_ms(), from.history_rows()};
 }
 
@@ -127,7 +128,7 @@ Result<Drain> From(const v1::Drain& from, const Frames& /*frames*/) {
 
 void To(const Drain& from, v1::Drain* to, Frames* /*frames*/) {
   To(from.session, to->mutable_session());
-  to->set_reason(from.reason);
+  to->set_reason(ClipText(from.reason));
 }
 
 Result<Goodbye> From(const v1::Goodbye& from, const Frames& /*frames*/) {
@@ -146,7 +147,8 @@ void To(const Goodbye& from, v1::Goodbye* to, Frames* /*frames*/) {
 Result<ErrorMessage> From(const v1::Error& from, const Frames& /*frames*/) {
   SIFTD_RETURN_IF_ERROR(CheckText("text", from.text(), limits::kMaxTextBytes));
   SIFTD_RETURN_IF_ERROR(CheckText("hint", from.hint(), limits::kMaxTextBytes));
-  if (!v1::ErrorCode_IsValid(from.code())) return Refuse("code", std::to_string(from.code()), "enum ErrorCode");
+  if (!v1::ErrorCode_IsValid(from.code()))
+    return Refuse("code", std::to_string(from.code()), "0 to 22 (enum ErrorCode)");
   return ErrorMessage{From(from.session()), static_cast<ErrorCode>(from.code()),
                       from.text(),          from.hint(),
                       from.current(),       from.has_key(),
@@ -156,8 +158,8 @@ Result<ErrorMessage> From(const v1::Error& from, const Frames& /*frames*/) {
 void To(const ErrorMessage& from, v1::Error* to, Frames* /*frames*/) {
   To(from.session, to->mutable_session());
   to->set_code(static_cast<v1::ErrorCode>(from.code));
-  to->set_text(from.text);
-  to->set_hint(from.hint);
+  to->set_text(ClipText(from.text));
+  to->set_hint(ClipText(from.hint));
   to->set_current(from.current);
   if (from.has_key) To(from.key, to->mutable_key());
   to->set_fatal(from.fatal);

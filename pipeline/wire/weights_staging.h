@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// WeightsStaging: gathers the chunks of one model version and gives it out only when it is whole: every chunk's CRC-32
-// and the digest of all bytes agree. One thread (the model thread). A refused transfer leaves nothing behind.
+// WeightsStaging: gathers the chunks of one model version and gives it out only when it is whole:
+// every chunk's CRC-32 and the digest of all bytes agree. One thread (the model thread). A refused
+// transfer leaves nothing behind.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +12,7 @@
 
 #include "pipeline/base/status.h"
 #include "pipeline/data/messages.h"
+#include "pipeline/wire/digest.h"
 
 namespace siftd {
 
@@ -37,12 +39,16 @@ class WeightsStaging {
 
  private:
   std::optional<Refusal> Refuse(ErrorCode code, std::string text);
+  std::uint64_t ChunkSize(std::uint32_t index) const;
 
   const std::uint64_t max_bytes_;
   std::optional<ModelBegin> begin_;
   std::shared_ptr<std::uint8_t[]> bytes_;
   std::vector<bool> have_;
   std::uint32_t received_ = 0;
+  // Digest of chunks 0 .. hashed_ - 1: taken as they come, so that a commit need not wait for it.
+  Sha256Stream digest_;
+  std::uint32_t hashed_ = 0;
 };
 
 }  // namespace siftd

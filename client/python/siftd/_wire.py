@@ -78,9 +78,9 @@ def encode(message: Any, payload: Iterable[Any] = ()) -> list[Any]:
 
 
 def decode(frames: Sequence[Any]) -> tuple[Any, list[memoryview]]:
-    """The message and its payload; `frames` (bytes, buffers or zmq.Frame) come without a routing id.
+    """The message and its payload, or WireError.
 
-    Raises WireError.
+    `frames` (bytes, buffers or zmq.Frame) come without a routing id.
     """
     if not 2 <= len(frames) <= LIMITS.frames:
         raise WireError("frames", len(frames), f"2 to {LIMITS.frames}")

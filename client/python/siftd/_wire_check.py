@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a decoded header must fulfil before it is believed; the same rules and texts as pipeline/wire.
+"""What a decoded header must fulfil before it is believed: pipeline/wire's rules and texts.
 
-One function per message that has rules of its own, found by the message's name. Each raises WireError
-with the field, its value and what is allowed.
+One function per message that has rules of its own, found by the message's name. Each raises
+WireError with the field, its value and what is allowed.
 """
 
 from __future__ import annotations
@@ -72,11 +72,9 @@ def _unique(field: str, specs: Sequence[Any]) -> None:
 
 def _bytes(field: str, desc: Any) -> int:
     sizes = tuple(desc.shape)
-    if any(size < 0 for size in sizes):
-        raise WireError(f"{field}.shape", list(sizes), "no negative size")
     product = math.prod(size for size in sizes if size) * _ITEM_BYTES[desc.dtype]
-    if product >= 1 << 64:
-        raise WireError(f"{field}.shape", list(sizes), "below 2^64 bytes: it overflows")
+    if any(size < 0 for size in sizes) or product >= 1 << 64:
+        raise WireError(f"{field}.shape", list(sizes), "sizes of 0 or more, below 2^64 bytes in all")
     return 0 if 0 in sizes else product
 
 

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A user's batch (tensor, tuple, list, dict, nested) as named row fields, and back.
+
+Row fields are tensors or arrays whose first size is the batch's. Strings, lists of plain values and scalars stay
+local: a list with one entry per row is indexed like the tensors, anything else is handed on as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from siftd.errors import StructureError
+
+_PLAIN = (str, bytes, int, float, bool, type(None), np.generic)
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    name: str
+    array: bool = False  # the user gave a NumPy array
+
+
+@dataclass
+class Flat:
+    """One batch, taken apart. `rows`: n. `tensors`: name -> [n, ...]. `listed`: name -> sequence of length n."""
+
+    spec: Any
+    rows: int
+    tensors: dict[str, torch.Tensor]
+    listed: dict[str, Sequence[Any]]
+    whole: dict[str, Any]  # not by row
+
+    def take(self, kept: torch.Tensor | None) -> Flat:
+        """The rows `kept` (int64 [k], ascending); None = all, without a copy."""
+        if kept is None:
+            return self
+        picked = kept.tolist() if self.listed else []
+        return Flat(
+            self.spec,
+            len(kept),
+            {name: t.index_select(0, kept) for name, t in self.tensors.items()},
+            {name: [values[i] for i in picked] for name, values in self.listed.items()},
+            self.whole,
+        )
+
+    def slice(self, begin: int, end: int) -> Flat:
+        if begin == 0 and end == self.rows:
+            return self
+        return Flat(
+            self.spec,
+            end - begin,
+            {name: t[begin:end] for name, t in self.tensors.items()},
+            {name: values[begin:end] for name, values in self.listed.items()},
+            self.whole,
+        )
+
+
+def flatten(batch: Any) -> Flat:
+    """Takes a batch apart. Raises StructureError when no tensor tells the number of rows."""
+    leaves: dict[str, Any] = {}
+    spec = _walk(batch, "", leaves)
+    tensors = {n: v for n, v in leaves.items() if isinstance(v, torch.Tensor)}
+    rows = next((len(t) for t in tensors.values() if t.dim() > 0), None)
+    if rows is None:
+        raise StructureError(
+            f"a batch of type {type(batch).__name__} holds no tensor with a batch dimension; let the collate_fn make "
+            "tensors of at least the model's inputs"
+        )
+    flat = Flat(spec, rows, {}, {}, {})
+    for name, value in leaves.items():
+        if isinstance(value, torch.Tensor) and value.dim() > 0 and len(value) == rows:
+            flat.tensors[name] = value
+        elif isinstance(value, list | tuple) and len(value) == rows:
+            flat.listed[name] = value
+        else:
+            flat.whole[name] = value
+    return flat
+
+
+def _walk(value: Any, path: str, leaves: dict[str, Any]) -> Any:
+    name = path or "0"
+    if isinstance(value, torch.Tensor):
+        leaves[name] = value
+        return _Leaf(name)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        leaves[name] = torch.from_numpy(np.ascontiguousarray(value))
+        return _Leaf(name, array=True)
+    if isinstance(value, Mapping):
+        children = {k: _walk(v, _join(path, str(k)), leaves) for k, v in value.items()}
+        return (type(value), children)
+    if isinstance(value, list | tuple) and not all(isinstance(v, _PLAIN) for v in value):
+        return (type(value), [_walk(v, _join(path, str(i)), leaves) for i, v in enumerate(value)])
+    leaves[name] = value
+    return _Leaf(name)
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def rebuild(flat: Flat) -> Any:
+    """The batch in the user's own structure."""
+    return _rebuild(flat.spec, flat)
+
+
+def _rebuild(spec: Any, flat: Flat) -> Any:
+    if isinstance(spec, _Leaf):
+        if spec.name in flat.tensors:
+            tensor = flat.tensors[spec.name]
+            return tensor.numpy() if spec.array else tensor
+        return flat.listed[spec.name] if spec.name in flat.listed else flat.whole[spec.name]
+    kind, children = spec
+    if isinstance(children, dict):
+        built = {k: _rebuild(v, flat) for k, v in children.items()}
+        if kind is dict:
+            return built
+        try:
+            return kind(built)
+        except TypeError:
+            return built
+    items = [_rebuild(v, flat) for v in children]
+    if hasattr(kind, "_fields"):  # a namedtuple
+        return kind(*items)
+    return kind(items)
+
+
+def concat(pieces: Sequence[Flat], pad: Mapping[str, float] | None = None) -> Flat:
+    """One batch of several pieces' rows. Fields with different trailing sizes are padded at their ends.
+
+    Args:
+      pad: fill value by field name. Raises StructureError that names the field when one is missing.
+    """
+    if len(pieces) == 1:
+        return pieces[0]
+    first = pieces[0]
+    tensors = {}
+    for name in first.tensors:
+        parts = [piece.tensors[name] for piece in pieces]
+        if any(p.shape[1:] != parts[0].shape[1:] for p in parts):
+            parts = _padded(name, parts, pad or {})
+        tensors[name] = torch.cat(parts)
+    listed = {name: [v for piece in pieces for v in piece.listed[name]] for name in first.listed}
+    return Flat(first.spec, sum(p.rows for p in pieces), tensors, listed, first.whole)
+
+
+def _padded(name: str, parts: list[torch.Tensor], pad: Mapping[str, float]) -> list[torch.Tensor]:
+    if any(p.dim() != parts[0].dim() for p in parts):
+        raise StructureError(f"field '{name}' has a different number of dimensions from batch to batch")
+    if name not in pad:
+        shapes = sorted({tuple(p.shape[1:]) for p in parts})
+        raise StructureError(
+            f"field '{name}' has rows of different shapes {shapes}, and no value to pad it with is known; give "
+            f"pad={{'{name}': VALUE}} with the value that your collate_fn pads with (often 0, labels -100)"
+        )
+    sizes = [max(p.shape[d] for p in parts) for d in range(1, parts[0].dim())]
+    out = []
+    for part in parts:
+        if list(part.shape[1:]) != sizes:
+            full = part.new_full((len(part), *sizes), pad[name])
+            full[tuple([slice(None), *(slice(0, n) for n in part.shape[1:])])] = part
+            part = full
+        out.append(part)
+    return out
+
+
+# What the collators of transformers pad with; anything else is asked for.
+_USUAL_PAD = {
+    "attention_mask": 0.0,
+    "token_type_ids": 0.0,
+    "special_tokens_mask": 1.0,
+    "labels": -100.0,
+    "label": -100.0,
+}
+
+
+def infer_pad(collate_fn: Any) -> dict[str, float]:
+    """Padding values that a collator tells of itself (a tokenizer's pad_token_id, label_pad_token_id)."""
+    tokenizer = getattr(collate_fn, "tokenizer", None)
+    if tokenizer is None:
+        return {}
+    pad = dict(_USUAL_PAD)
+    if getattr(tokenizer, "pad_token_id", None) is not None:
+        pad["input_ids"] = float(tokenizer.pad_token_id)
+    if hasattr(tokenizer, "pad_token_type_id"):
+        pad["token_type_ids"] = float(tokenizer.pad_token_type_id)
+    if hasattr(collate_fn, "label_pad_token_id"):
+        pad["labels"] = float(collate_fn.label_pad_token_id)
+    return pad
