@@ -74,7 +74,9 @@ def _bytes(field: str, desc: Any) -> int:
     sizes = tuple(desc.shape)
     product = math.prod(size for size in sizes if size) * _ITEM_BYTES[desc.dtype]
     if any(size < 0 for size in sizes) or product >= 1 << 64:
-        raise WireError(f"{field}.shape", list(sizes), "sizes of 0 or more, below 2^64 bytes in all")
+        raise WireError(
+            f"{field}.shape", list(sizes), "sizes of 0 or more, below 2^64 bytes in all"
+        )
     return 0 if 0 in sizes else product
 
 

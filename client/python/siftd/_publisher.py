@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Publishes weight versions to all workers, each at its own pace, newest only.
+
+PublisherCore is pure; Publisher runs it on a thread and sockets of its own, so that weights never hold up the data.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from siftd._client_core import ClientCore
+from siftd._session import new_incarnation
+from siftd._snapshot import Snapshot
+from siftd._transport import IoThread
+from siftd._wire import wire_pb2
+
+WINDOW = 4  # chunks in flight per worker
+
+
+@dataclass
+class _Transfer:
+    """What one worker is being sent."""
+
+    snapshot: Snapshot | None = None
+    next_chunk: int = 0
+    acked_chunks: int = 0
+    committed: bool = False
+    applied: int = 0  # version in force
+    has_artifact: bool = False
+    refused: int = -1  # newest version it refused
+
+
+class PublisherCore(ClientCore):
+    """One thread. `snapshot` is the newest version; a transfer that began runs to its end."""
+
+    def __init__(self, job: str, run: int, incarnation: int) -> None:
+        super().__init__(incarnation)
+        self.job, self.run = job, run
+        self.snapshot: Snapshot | None = None
+        self.artifact: Snapshot | None = None
+        self.refusals: list[str] = []
+        self._transfers: list[_Transfer] = []
+
+    def make_hello(self) -> Any:
+        return wire_pb2.Hello(role=wire_pb2.ROLE_PUBLISHER, job=self.job, name="publisher", run=self.run)
+
+    def heartbeat(self) -> Any:
+        return wire_pb2.Heartbeat(run=self.run, step=self.step)
+
+    def add_worker(self, now: float) -> None:
+        super().add_worker(now)
+        self._transfers.append(_Transfer())
+
+    def offer(self, snapshot: Snapshot, now: float) -> None:
+        self.snapshot = snapshot
+        self._pump_all(now)
+
+    def on_open(self, worker: int, died: bool, now: float) -> None:
+        session = self.sessions[worker]
+        self._transfers[worker] = _Transfer(has_artifact=not session.welcome.needs_artifact)
+        if session.welcome.needs_artifact and not session.welcome.artifact_upload:
+            self._refused(worker, "it has no scorer, or another one, and takes none over the wire; start it with "
+                          "--artifact FILE (Scorer.save) or --allow-artifact-upload")
+        self._pump(worker, now)
+
+    def on_lost(self, worker: int, now: float) -> None:
+        self._transfers[worker] = _Transfer()
+
+    def _refused(self, worker: int, text: str) -> None:
+        self.refusals.append(f"worker {worker}: {text}")
+        del self.refusals[:-20]
+        self.actions.log.append(self.refusals[-1])
+
+    def on_role_message(self, worker: int, message: Any, payload: list[memoryview], now: float) -> None:
+        if not isinstance(message, wire_pb2.ModelAck) or message.run != self.run:
+            return
+        t = self._transfers[worker]
+        if t.snapshot is None or message.version != t.snapshot.begin.version:
+            return
+        if message.state == wire_pb2.MODEL_STATE_RECEIVING:
+            t.acked_chunks = max(t.acked_chunks, message.chunks)
+        else:
+            artifact = t.snapshot.begin.kind == wire_pb2.MODEL_KIND_ARTIFACT
+            if message.state == wire_pb2.MODEL_STATE_REFUSED:
+                t.refused = message.version
+                self._refused(worker, f"refused version {message.version}: {message.text}")
+            elif artifact:
+                t.has_artifact = True
+            else:
+                t.applied = message.version
+            t.snapshot = None
+        self._pump(worker, now)
+
+    def _pump_all(self, now: float) -> None:
+        for worker in range(len(self.sessions)):
+            self._pump(worker, now)
+
+    def _pump(self, worker: int, now: float) -> None:
+        t, session = self._transfers[worker], self.sessions[worker]
+        if not session.open:
+            return
+        if t.snapshot is None:
+            t.snapshot = self._next(t)
+            if t.snapshot is None:
+                return
+            t.next_chunk, t.acked_chunks, t.committed = 0, 0, False
+            begin = wire_pb2.ModelBegin()
+            begin.CopyFrom(t.snapshot.begin)
+            self.send(worker, begin, (), now)
+        begin = t.snapshot.begin
+        while t.next_chunk < begin.chunks and t.next_chunk - t.acked_chunks < WINDOW:
+            chunk = wire_pb2.ModelChunk(
+                run=self.run, version=begin.version, index=t.next_chunk, crc32=t.snapshot.crc32[t.next_chunk]
+            )
+            self.send(worker, chunk, (t.snapshot.chunk(t.next_chunk),), now)
+            t.next_chunk += 1
+        if t.next_chunk == begin.chunks and not t.committed:
+            t.committed = True
+            self.send(worker, wire_pb2.ModelCommit(run=self.run, version=begin.version), (), now)
+
+    def _next(self, t: _Transfer) -> Snapshot | None:
+        if not t.has_artifact:
+            return self.artifact if t.refused != 0 else None
+        s = self.snapshot
+        return s if s is not None and s.begin.version > max(t.applied, t.refused) else None
+
+    def applied(self, version: int) -> int:
+        return sum(t.applied >= version for t in self._transfers)
+
+
+class Publisher:
+    """offer, wait, close: any thread; they return at once but for wait."""
+
+    def __init__(self, endpoints: Sequence[str], job: str, run: int, artifact: Snapshot | None) -> None:
+        self.core = PublisherCore(job, run, new_incarnation())
+        self._artifact = artifact
+        self._mail = threading.Lock()
+        self._offered: Snapshot | None = None  # guarded by _mail
+        self._applied = threading.Condition()
+        self._leaving = False
+        self.step = 0
+        self._io = IoThread("siftd-publish", endpoints, self.core, self._turn)
+
+    def start(self) -> None:
+        self._io.start()
+
+    def offer(self, snapshot: Snapshot) -> None:
+        """Replaces the version that is to be sent next."""
+        with self._mail:
+            self._offered = snapshot
+        self._io.wake()
+
+    def _turn(self, now: float) -> None:
+        self.core.step = self.step
+        if self._artifact is not None:
+            self._artifact.seal()
+            self.core.artifact, self._artifact = self._artifact, None
+        with self._mail:
+            snapshot, self._offered = self._offered, None
+        if snapshot is not None:
+            snapshot.seal()
+            self.core.offer(snapshot, now)
+        if self._leaving:
+            self.core.say_goodbye(wire_pb2.GOODBYE_LEAVING, self.core.run, now)
+            self._leaving = False
+        with self._applied:
+            self._applied.notify_all()
+
+    def wait(self, version: int, timeout: float, workers: int = 1) -> bool:
+        """Until at least `workers` workers use `version` or a newer one; False: the deadline passed."""
+        with self._applied:
+            return self._applied.wait_for(
+                lambda: self.core.applied(version) >= workers or bool(self.core.failure) or not self._io.alive, timeout
+            ) and self.core.applied(version) >= workers
+
+    def close(self) -> None:
+        self._leaving = True
+        self._io.stop()
