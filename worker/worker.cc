@@ -208,7 +208,11 @@ void Worker::Act(MonoTime now) {
       return;
     }
     for (const std::string& line : actions.log) log_->info(line);
-    for (const WorkerActions::Send& send : actions.sends) Send(send.to, send.message, now);
+    for (WorkerActions::Send& send : actions.sends) {
+      // The core knows no stages.
+      if (auto* status = std::get_if<StatusReply>(&send.message)) status->stages = graph_->Stages();
+      Send(send.to, send.message, now);
+    }
     for (const PeerHandle peer : actions.forget) router_->Forget(peer);
     if (actions.discard_staging) model_->Discard();
     for (ScoredBatchPtr& batch : actions.admitted) graph_->Submit(std::move(batch));

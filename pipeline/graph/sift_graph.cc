@@ -2,6 +2,7 @@
 #include "pipeline/graph/sift_graph.h"
 
 #include <oneapi/tbb/flow_graph.h>
+#include <oneapi/tbb/global_control.h>
 #include <oneapi/tbb/task_arena.h>
 
 #include <atomic>
@@ -65,7 +66,9 @@ Status SiftGraphOptions::Validate() const {
 
 struct SiftGraph::Impl {
   Impl(const SiftGraphOptions& o, ScorerPort* s, SelectFn f, DecidedPort* d)
-      : options(o), scorer(s), select_fn(std::move(f)), decided(d), batcher(o.batcher) {}
+      : options(o), scorer(s), select_fn(std::move(f)), decided(d), batcher(o.batcher),
+        parallelism(oneapi::tbb::global_control::max_allowed_parallelism,
+                    static_cast<std::size_t>(o.threads) + 1) {}
 
   using DecodeNode = flow::function_node<ScoredBatchPtr, BatcherInput>;
   using BatcherNode = flow::multifunction_node<BatcherInput, std::tuple<ScoreGroupPtr, SelectInput>>;
@@ -86,6 +89,8 @@ struct SiftGraph::Impl {
   StageClock select_clock{"select"};
   StageClock emit_clock{"emit"};
 
+  // On a single core oneTBB would start no thread of its own.
+  oneapi::tbb::global_control parallelism;
   oneapi::tbb::task_arena arena;
   std::unique_ptr<flow::graph> graph;
   std::unique_ptr<flow::queue_node<ScoredBatchPtr>> entry;
@@ -106,7 +111,8 @@ struct SiftGraph::Impl {
 };
 
 void SiftGraph::Impl::Build() {
-  arena.initialize(options.threads);
+  // No slot is reserved for a thread that waits: all work is done by the arena's own threads.
+  arena.initialize(options.threads, 0);
   arena.execute([this] {
     graph = std::make_unique<flow::graph>();
     flow::graph& g = *graph;

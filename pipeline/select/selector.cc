@@ -147,6 +147,7 @@ void Selector::Select(ScoredBatch& batch) {
   impl_->Decide(batch, std::move(score));
   batch.decision.model_version = batch.model_version;
   batch.decision.model_step = batch.model_step;
+  batch.decision.score_seconds = static_cast<float>(Seconds(batch.score_busy));
 }
 
 void Selector::SeedHistory(std::uint64_t run, const std::vector<float>& sample) {

@@ -167,6 +167,8 @@ Frames Encode(const Message& message) {
       message);
 }
 
+void QuietProtobuf() { google::protobuf::SetLogHandler(nullptr); }
+
 std::string_view MessageName(const Message& message) {
   return std::visit(
       [](const auto& m) -> std::string_view {

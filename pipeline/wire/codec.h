@@ -24,6 +24,10 @@ Result<std::uint8_t> PeekType(const Frames& frames);
 // is.
 Frames Encode(const Message& message);
 
+// Ends protobuf's own log on stderr, which foreign bytes could fill. For the whole process; call it
+// once at its start.
+void QuietProtobuf();
+
 // "Candidates"
 std::string_view MessageName(const Message& message);
 

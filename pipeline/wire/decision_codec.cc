@@ -53,6 +53,7 @@ Result<Decision> From(const v1::Decision& from) {
   d.column = from.column();
   d.model_version = from.model_version();
   d.model_step = from.model_step();
+  d.score_seconds = from.score_seconds();
   return d;
 }
 
@@ -69,6 +70,7 @@ void To(const Decision& from, v1::Decision* to) {
   to->set_column(from.column);
   to->set_model_version(from.model_version);
   to->set_model_step(from.model_step);
+  to->set_score_seconds(from.score_seconds);
 }
 
 }  // namespace siftd::wire

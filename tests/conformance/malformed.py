@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import valid as v
-from build import F32, I64, U8, decided, desc
+from build import F32, I64, U8, candidates_small, decided, decision, desc, hello_loader, model_begin
 from siftd import _wire
 from siftd._wire import artifact_pb2 as a
 from siftd._wire import wire_pb2 as w
+from valid import messages
 
 Case = tuple[list[bytes], str]
 
@@ -33,7 +33,7 @@ def changed(message: Any, *payload: bytes, **fields: Any) -> list[bytes]:
 
 
 def framing() -> dict[str, Case]:
-    header = v.hello_loader().SerializeToString()
+    header = hello_loader().SerializeToString()
     good = framed(w.HELLO, header)
     long = framed(w.HELLO, header, *[b""] * 33)
     return {
@@ -55,8 +55,8 @@ def framing() -> dict[str, Case]:
 
 
 def hello() -> dict[str, Case]:
-    loader = v.hello_loader()
-    trainer = v.messages()["hello_trainer"][0]
+    loader = hello_loader()
+    trainer = messages()["hello_trainer"][0]
     spec = a.TensorSpec(name="x", dtype=F32, shape=[-1])
     bad_size = a.TensorSpec(name="x", dtype=F32, shape=[-2])
     bad_type = a.TensorSpec(name="x", dtype=11, shape=[-1])
@@ -92,7 +92,7 @@ def hello() -> dict[str, Case]:
 
 
 def candidates() -> dict[str, Case]:
-    m, (x, y) = v.candidates_small()
+    m, (x, y) = candidates_small()
 
     def with_x(name: str, dtype: int, shape: list[int], frame: int = 0) -> list[bytes]:
         tensors = [desc(name, dtype, shape, frame), desc("y", I64, [2], 1)]
@@ -127,12 +127,12 @@ def candidates() -> dict[str, Case]:
 
 
 def decisions() -> dict[str, Case]:
-    verdict = v.messages()["verdict"][0]
-    selected, payload = v.messages()["selected"]
+    verdict = messages()["verdict"][0]
+    selected, payload = messages()["selected"]
 
     def bad(**fields: Any) -> list[bytes]:
         d = w.Decision()
-        d.CopyFrom(v.decision())
+        d.CopyFrom(decision())
         for name in fields:
             d.ClearField(name)
         d.MergeFrom(w.Decision(**fields))
@@ -167,7 +167,7 @@ def decisions() -> dict[str, Case]:
 
 
 def delivery() -> dict[str, Case]:
-    m = {name: message for name, (message, _) in v.messages().items()}
+    m = {name: message for name, (message, _) in messages().items()}
     uneven = w.Keys(**{"loader": [0, 1], "pass": [0, 0], "seq": [0]})
     return {
         "ack_keys": (changed(m["ack"], keys=uneven), "keys' arrays"),
@@ -188,9 +188,9 @@ def delivery() -> dict[str, Case]:
 
 
 def model() -> dict[str, Case]:
-    begin = v.model_begin()
-    ack = v.messages()["model_ack"][0]
-    chunk, (data,) = v.messages()["model_chunk"]
+    begin = model_begin()
+    ack = messages()["model_ack"][0]
+    chunk, (data,) = messages()["model_chunk"]
     twice = [desc("w", F32, [16, 32], 0), desc("w", F32, [16, 32], 0)]
     negative = [desc("w", F32, [-1], 0)]
     return {

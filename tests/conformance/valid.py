@@ -5,107 +5,33 @@ from __future__ import annotations
 
 from typing import Any
 
-from build import BF16, F32, I64, KEY, RUN, SESSION, U8, decided, desc, floats, keys, longs
+from build import (
+    F32,
+    KEY,
+    RUN,
+    SESSION,
+    U8,
+    candidates_small,
+    decided,
+    decision,
+    desc,
+    floats,
+    full_policy,
+    hello_loader,
+    job_spec,
+    keys,
+    model_begin,
+    status_reply,
+)
 from siftd import _wire
 from siftd._wire import artifact_pb2 as a
 from siftd._wire import policy_pb2 as pol
 from siftd._wire import wire_pb2 as w
 
 
-def job_spec(policy: Any, **more: Any) -> Any:
-    return w.JobSpec(mode=w.MODE_SAMPLES, policy=policy, seed=42, **more)
-
-
-def full_policy(**kind: Any) -> Any:
-    """A policy with every field written out, as siftd's own encoders write it."""
-    modifiers = pol.Modifiers(sift_delay=10, start=0.0, end=1.0, interrupt=5)
-    return pol.Policy(**kind, modifiers=modifiers, column="loss", non_finite=pol.NON_FINITE_DROP)
-
-
-def hello_loader() -> Any:
-    return w.Hello(
-        session=w.Session(incarnation=1000, counter=1),
-        protocol_min=1,
-        protocol_max=1,
-        role=w.ROLE_LOADER,
-        job="demo",
-        name="node-0",
-        loader_count=1,
-        fingerprint=w.Fingerprint(data_size=4, batch_size=2, seed=7),
-    )
-
-
-def candidates_small() -> tuple[Any, list[bytes]]:
-    message = w.Candidates(
-        session=w.Session(incarnation=1000, counter=1),
-        run=2000,
-        key=w.Key(),
-        sample_id=[10, 11],
-        tensor=[desc("x", F32, [2, 2], 0), desc("y", I64, [2], 1)],
-    )
-    return message, [floats(0.0, 1.0, -1.0, 0.5), longs(3, 7)]
-
-
-def decision(**more: Any) -> Any:
-    return w.Decision(
-        outcome=w.OUTCOME_DECIDED,
-        rows=4,
-        kept=[1, 3],
-        score=[0.25, 2.5, float("nan"), 1.0],
-        keep_probability=[0.125, 1.0, 0.0, 0.5],
-        weight=[1.0, 2.0],
-        percentile=[0.0, 1.0, 1.0, 0.5],
-        column="loss",
-        model_version=9,
-        model_step=180,
-        **more,
-    )
-
-
-def model_begin(**more: Any) -> Any:
-    manifest = [desc("weight", F32, [64, 16], 0), desc("bias", BF16, [16], 0)]
-    fields: dict[str, Any] = {
-        "session": SESSION,
-        "run": RUN,
-        "version": 1,
-        "step": 20,
-        "kind": w.MODEL_KIND_FULL,
-        "manifest": manifest,
-        "total_bytes": 4096 + 32,
-        "chunk_bytes": 4096,
-        "chunks": 2,
-        "sha256": _wire.sha256(bytes(4128)),
-        "history": [0.5, 1.5],
-    }
-    return w.ModelBegin(**{**fields, **more})
-
-
-def status_reply() -> Any:
-    return w.StatusReply(
-        session=SESSION,
-        worker_name="w0",
-        version="0.1.0",
-        worker_incarnation=5,
-        job="demo",
-        run=RUN,
-        mode=w.MODE_SAMPLES,
-        policy="confidence",
-        device="cpu",
-        ready=True,
-        uptime_seconds=12.5,
-        model_version=9,
-        candidates=1024,
-        kept=256,
-        dropped=768,
-        stage=[w.StageStatus(stage="score", batches=4, busy_seconds=0.5, queued=1)],
-        peer=[w.PeerStatus(role=w.ROLE_LOADER, name="node-0", index=1, session_counter=3)],
-        errors={"BAD_TENSOR": 2},
-    )
-
-
 def messages() -> dict[str, tuple[Any, list[bytes]]]:
     """Name -> message and payload."""
-    rank = 0
+    rank = 1
     spec = a.TensorSpec(name="x", dtype=U8, shape=[-1, 3, 32, 32])
     loss_cdf = pol.LossCdfPolicy(beta=1.0, loss_history_length=1024, floor=0.0, clip=1.0)
     confidence = pol.ConfidencePolicy(tau=0.5, floor=0.05)
@@ -144,11 +70,27 @@ def messages() -> dict[str, tuple[Any, list[bytes]]]:
         ),
         "hello_trainer": w.Hello(
             **trainer,
-            job_spec=job_spec(full_policy(loss_cdf=loss_cdf), total_steps=1000),
+            job_spec=job_spec(
+                full_policy(loss_cdf=loss_cdf),
+                artifact_sha256="cd" * 32,
+                total_steps=1000,
+                max_staleness_steps=50,
+                stale_unsifted=True,
+            ),
             decided=decided((0, 0, 0, 5), (0, 0, 7, 9), (1, 2, 0, 1), next_pass=(0, 2)),
         ),
         "hello_trainer_confidence": w.Hello(
             **trainer, job_spec=job_spec(full_policy(confidence=confidence))
+        ),
+        "hello_trainer_uniform": w.Hello(
+            **trainer, job_spec=job_spec(full_policy(uniform=pol.UniformPolicy(keep=0.5)))
+        ),
+        "hello_trainer_composer_rank": w.Hello(
+            **trainer,
+            job_spec=job_spec(full_policy(composer_rank=pol.ComposerRankPolicy(keep=0.5))),
+        ),
+        "hello_trainer_top_k": w.Hello(
+            **trainer, job_spec=job_spec(full_policy(top_k=pol.TopKPolicy(keep=0.5)))
         ),
         "hello_publisher": w.Hello(
             session=SESSION,
@@ -178,6 +120,8 @@ def messages() -> dict[str, tuple[Any, list[bytes]]]:
             max_rows=65536,
             run=RUN,
             model_version=9,
+            needs_artifact=True,
+            artifact_upload=True,
             artifact_sha256="ab" * 32,
         ),
         "credit": w.Credit(session=SESSION, batches=10, bytes=640 << 20),
@@ -253,6 +197,7 @@ def messages() -> dict[str, tuple[Any, list[bytes]]]:
                 prior_score=[float("nan"), 1.5],
                 trainer_step=180,
                 suspect=True,
+                unscored=True,
             ),
             two_rows,
         ),

@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Engine: the drop-in's background. Candidates in, batches out, verdicts between; the circuit breaker.
+
+`turn` runs on the I/O thread. Everything below "the caller's thread" is called by the training loop; `lock` guards what
+both touch. Nothing here waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from siftd import _structure
+from siftd._assembler import Assembler
+from siftd._info import BatchInfo, Piece, Stats
+from siftd._ledger import Ledger
+from siftd._loader_core import Lease, LoaderCore, Verdicted
+from siftd._source import Candidate, End, Feed
+from siftd._wire import wire_pb2
+from siftd._wire_tensor import pack
+
+log = logging.getLogger("siftd")
+
+PENDING_MOST = 2  # candidates taken from the feed and not yet sent
+BREAKER_CLOSES_AFTER = 3  # verdicts in a row within starve_timeout
+
+
+@dataclass
+class Ready:
+    """A batch to be handed out; None for the end of a pass."""
+
+    flat: _structure.Flat | None
+    info: BatchInfo | None = None
+    end_of: int = -1  # pass
+    error: BaseException | None = None
+
+
+@dataclass
+class EngineOptions:
+    batch_size: int
+    prefetch: int
+    starve_timeout: float  # seconds
+    fields: tuple[str, ...]  # that travel to the worker
+    drop_last: bool
+    endless: bool  # steps_per_epoch: passes follow each other
+    history_length: int
+    on_decision: Callable[[np.ndarray[Any, Any], np.ndarray[Any, Any]], None] | None = None
+
+
+class Engine:
+    def __init__(self, options: EngineOptions, core: LoaderCore, pad: Mapping[str, float]) -> None:
+        self.options = options
+        self.core = core
+        self.lock = threading.Condition()
+        self.ready: deque[Ready] = deque()  # guarded by lock, like all below
+        self.assembler = Assembler(options.batch_size, pad)
+        self.ledger = Ledger()
+        self.stats = Stats()
+        self.history: deque[np.ndarray[Any, Any]] = deque()  # scores of late, for workers that join
+        self.breaker_open = False
+        self.pass_number = -1
+        self.epoch = 0
+        self.steps = 0
+        self._history_rows = 0
+        self._feed: Feed | None = None
+        self._end: End | None = None
+        self._starving_since: float | None = None
+        self._quick = 0
+        self._warned: set[str] = set()
+        self._made = 0  # batches assembled
+
+    # ------------------------------------------------------------ the caller's thread
+    def begin_pass(self, number: int, epoch: int, feed: Feed) -> None:
+        with self.lock:
+            self.pass_number, self.epoch, self._feed, self._end = number, epoch, feed, None
+            self._starving_since = None
+
+    def restore(self, piece: Piece) -> None:
+        """Rows of a half-trained batch, from a state: they go first."""
+        with self.lock:
+            self.ledger.decided(piece.key, piece.flat.rows)
+            self.assembler.add(piece)
+
+    def cancel(self) -> Feed | None:
+        """Gives the pass up; the caller closes the feed."""
+        with self.lock:
+            feed, self._feed, self._end = self._feed, None, None
+            gone = self.assembler.clear()
+            gone += sum(r.flat.rows for r in self.ready if r.flat is not None)
+            for lease in [*self.core.pending, *self.core.leases.values()]:
+                gone += len(lease.sample_ids)
+            self.core.cancel()
+            self.stats.cancelled += gone
+            self.ready.clear()
+            self.ledger.close_pass(self.pass_number)
+            return feed
+
+    def pop(self) -> Ready | None:
+        """The next batch, if one is there. REQUIRES: lock held"""
+        if not self.ready:
+            return None
+        item = self.ready.popleft()
+        if item.info is not None:
+            self.stats.batches += 1
+            self.stats.handed_out += item.flat.rows if item.flat is not None else 0
+            item.info.ordinal = self.stats.batches
+            self.ledger.handed_out(self.stats.batches, item.info.keys)
+            self._stamp(item.info)
+        return item
+
+    def _stamp(self, info: BatchInfo) -> None:
+        scored = info.model_version > 0
+        info.staleness = np.where(scored, np.maximum(0, self.steps - info.staleness), -1)
+        if scored.any():
+            worst = int(info.staleness.max())
+            self.stats.staleness_sum += float(info.staleness[scored].mean())
+            self.stats.staleness_max = max(self.stats.staleness_max, worst)
+
+    def mark_trained(self, ordinal: int) -> None:
+        with self.lock:
+            self.stats.trained += self.ledger.mark_trained(ordinal)
+
+    # ------------------------------------------------------------ the I/O thread
+    def turn(self, now: float) -> None:
+        with self.lock:
+            verdicts, self.core.verdicts = self.core.verdicts, []
+            late, self.core.late_seconds = self.core.late_seconds, []
+        pieces = [self._gather(v) for v in verdicts]  # copies rows: not under the lock
+        with self.lock:
+            for verdicted, piece in zip(verdicts, pieces, strict=True):
+                self._decided(verdicted, piece)
+            self._time_late(late)
+            self.core.step = self.steps
+            self.stats.duplicates = self.core.duplicates
+            self.stats.workers = self.core.connected
+            self._take_candidates(now)
+            self._assemble()
+            self._break_if_starving(now)
+            self._finish_pass()
+            self.stats.ready = len(self.ready)
+            if self.ready:
+                self.lock.notify_all()
+
+    def _room(self) -> bool:
+        return len(self.ready) < self.options.prefetch and self.assembler.rows < 2 * self.options.batch_size
+
+    def _take_candidates(self, now: float) -> None:
+        while self._feed is not None and self._end is None and self._room():
+            if len(self.core.pending) >= PENDING_MOST:
+                return
+            item = self._feed.take()
+            if item is None:
+                return
+            if isinstance(item, End):
+                self._end = item
+                return
+            self._offer(item, now)
+
+    def _offer(self, item: Candidate, now: float) -> None:
+        self.stats.candidates += item.flat.rows
+        try:
+            tensors, payload = pack((name, item.flat.tensors[name]) for name in self.options.fields)
+        except KeyError as error:
+            self._end = End(
+                item.seq, _structure.StructureError(f"a batch lacks field {error}, which the scorer reads")
+            )
+            return
+        key = (self.pass_number, item.seq)
+        self.core.offer(
+            Lease(
+                key,
+                self.epoch,
+                item.sample_ids,
+                tensors,
+                payload,
+                item.occurrence,
+                nbytes=sum(p.nbytes for p in payload),
+                context=item.flat,
+            ),
+            now,
+        )
+
+    def _gather(self, v: Verdicted) -> Piece:
+        d, flat, n = v.decision, v.lease.context, len(v.lease.sample_ids)
+        if d.outcome == wire_pb2.OUTCOME_REJECTED:
+            return self._unsifted_piece(v.lease, copy=False)
+        whole = len(d.kept) == n
+        kept = np.asarray(d.kept, np.int64)
+        info = _info(v.lease, kept, d)
+        return Piece(v.lease.key, flat if whole else flat.take(torch.from_numpy(kept)), info)
+
+    def _decided(self, v: Verdicted, piece: Piece) -> None:
+        d, n, s = v.decision, len(v.lease.sample_ids), self.stats
+        s.decided += n
+        s.kept += piece.flat.rows
+        s.dropped += n - piece.flat.rows
+        s.verdicts += 1
+        s.verdict_seconds_sum += v.seconds
+        if d.outcome == wire_pb2.OUTCOME_REJECTED:
+            s.rejected_batches += 1
+            s.unsifted += n
+            self._warn(d.text, f"a worker could not decide a batch, which is trained unsifted: {d.text}")
+        elif d.outcome == wire_pb2.OUTCOME_UNSIFTED:
+            s.unsifted += n
+        if d.score_seconds > 0:
+            s.score_seconds += d.score_seconds
+            s.scored_rows += n
+        if d.score:
+            scores = np.asarray(d.score, np.float32)
+            self._remember(scores)
+            if self.options.on_decision is not None:
+                self.options.on_decision(scores, np.asarray(d.kept, np.int64))
+        self.ledger.decided(v.lease.key, piece.flat.rows)
+        self.assembler.add(piece)
+
+    def _remember(self, scores: np.ndarray[Any, Any]) -> None:
+        if self.options.history_length == 0:
+            return
+        self.history.append(scores)
+        self._history_rows += len(scores)
+        while self._history_rows - len(self.history[0]) >= self.options.history_length:
+            self._history_rows -= len(self.history.popleft())
+
+    def _warn(self, key: str, text: str) -> None:
+        if key not in self._warned:
+            self._warned.add(key)
+            log.warning("siftd: %s", text)
+
+    def _assemble(self) -> None:
+        while len(self.ready) < self.options.prefetch and self.assembler.rows >= self.options.batch_size:
+            if not self._make(self.options.batch_size):
+                return
+
+    def _make(self, rows: int) -> bool:
+        try:
+            flat, info = self.assembler.take(rows)
+        except _structure.StructureError as error:
+            self.ready.append(Ready(None, error=error, end_of=self.pass_number))
+            self.assembler.clear()
+            self._end = End(0, error)
+            return False
+        self.ready.append(Ready(flat, info))
+        return True
+
+    def _finish_pass(self) -> None:
+        """After the pass's last decision: the remainder, then its end."""
+        if self._end is None or self._feed is None or self.core.outstanding > 0:
+            return
+        if self.assembler.rows >= self.options.batch_size:
+            return  # room first
+        carry = (self.options.drop_last or self.options.endless) and self._end.error is None
+        if self.assembler.rows > 0 and not carry and not self._make(self.assembler.rows):
+            return
+        self.ready.append(Ready(None, end_of=self.pass_number, error=self._end.error))
+        self._feed = None
+
+    # ------------------------------------------------------------ circuit breaker
+    def _break_if_starving(self, now: float) -> None:
+        """The trainer never waits for sifting: without a batch to hand out, candidates go out unsifted."""
+        if self.ready or self.core.outstanding == 0:
+            self._starving_since = None
+        elif self._starving_since is None:
+            self._starving_since = now
+        elif not self.breaker_open and now - self._starving_since >= self.options.starve_timeout:
+            self.breaker_open = True
+            self._quick = 0
+            self.stats.breaker_opened += 1
+            log.warning(
+                "siftd: no verdict for %.1f s with %d workers connected: batches go out unsifted until they answer again",
+                self.options.starve_timeout,
+                self.core.connected,
+            )
+        while self.breaker_open and len(self.ready) < self.options.prefetch:
+            lease = self.core.oldest()
+            if lease is None:
+                return
+            self.core.close_lease(lease)
+            piece = self._unsifted_piece(lease, copy=lease.worker >= 0 or lease.attempt > 0)
+            self.stats.decided += piece.flat.rows
+            self.stats.kept += piece.flat.rows
+            self.stats.unsifted += piece.flat.rows
+            self.ledger.decided(piece.key, piece.flat.rows)
+            self.assembler.add(piece)
+            self._assemble()
+
+    def _time_late(self, seconds: list[float]) -> None:
+        self.stats.late_verdicts += len(seconds)
+        for age in seconds:
+            self._quick = self._quick + 1 if age <= self.options.starve_timeout else 0
+            if self.breaker_open and self._quick >= BREAKER_CLOSES_AFTER:
+                self.breaker_open = False
+                self._starving_since = None
+                log.warning("siftd: the workers answer in time again: sifting goes on")
+
+    def _unsifted_piece(self, lease: Lease, copy: bool) -> Piece:
+        """`copy`: ZeroMQ may still be reading the tensors, and the user may change the batch in place."""
+        flat = lease.context
+        if copy:
+            flat = _structure.Flat(
+                flat.spec, flat.rows, {n: t.clone() for n, t in flat.tensors.items()}, flat.listed, flat.whole
+            )
+        return Piece(lease.key, flat, _info(lease, np.arange(flat.rows), None))
+
+
+def _info(lease: Lease, kept: np.ndarray[Any, Any], d: Any) -> dict[str, np.ndarray[Any, Any]]:
+    """Arrays of BatchInfo for the rows `kept`. `staleness` holds the model's step until the batch is handed out."""
+    k = len(kept)
+
+    def column(values: Any, fill: float) -> np.ndarray[Any, Any]:
+        return np.asarray(values, np.float32)[kept] if d is not None and len(values) else np.full(k, fill, np.float32)
+
+    sifted = d is not None and d.outcome == wire_pb2.OUTCOME_DECIDED
+    return {
+        "ids": np.asarray(lease.sample_ids, np.uint64)[kept],
+        "scores": column(d.score if d is not None else (), np.nan),
+        "keep_probability": column(d.keep_probability if sifted else (), np.nan if sifted else 1.0),
+        "weights": np.asarray(d.weight, np.float32) if sifted and len(d.weight) else np.ones(k, np.float32),
+        "percentile": column(d.percentile if sifted else (), np.nan),
+        "model_version": np.full(k, d.model_version if d is not None else 0, np.int64),
+        "staleness": np.full(k, d.model_step if d is not None else 0, np.int64),
+        "unsifted": np.full(k, not sifted),
+        "epochs": np.full(k, lease.epoch, np.int64),
+    }
+
+

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ledger: which candidate batches are trained, for the loader's state. Pure; under the owner's lock.
+
+A key is trained when all its kept rows are, or when none was kept. Batches have ordinals; marking ordinal k marks all
+batches up to k.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import deque
+from typing import Any
+
+Key = tuple[int, int]  # (pass, seq)
+
+
+class IntervalSet:
+    """Whole numbers as half-open intervals, ascending and disjoint. add, `in`: O(log n) and a shift."""
+
+    def __init__(self, pairs: list[list[int]] | None = None) -> None:
+        self._begin = [p[0] for p in pairs or []]
+        self._end = [p[1] for p in pairs or []]
+
+    def add(self, x: int) -> None:
+        i = bisect.bisect_right(self._begin, x)
+        if i > 0 and x < self._end[i - 1]:
+            return
+        left = i > 0 and self._end[i - 1] == x
+        right = i < len(self._begin) and self._begin[i] == x + 1
+        if left and right:
+            self._end[i - 1] = self._end.pop(i)
+            self._begin.pop(i)
+        elif left:
+            self._end[i - 1] = x + 1
+        elif right:
+            self._begin[i] = x
+        else:
+            self._begin.insert(i, x)
+            self._end.insert(i, x + 1)
+
+    def __contains__(self, x: int) -> bool:
+        i = bisect.bisect_right(self._begin, x)
+        return i > 0 and x < self._end[i - 1]
+
+    def __len__(self) -> int:
+        return sum(e - b for b, e in zip(self._begin, self._end, strict=True))
+
+    def pairs(self) -> list[list[int]]:
+        return [[b, e] for b, e in zip(self._begin, self._end, strict=True)]
+
+
+class Ledger:
+    def __init__(self) -> None:
+        self.trained: dict[int, IntervalSet] = {}  # by pass
+        self._left: dict[Key, int] = {}  # kept rows of a key that are not trained
+        self._handed: deque[tuple[int, list[tuple[int, int, int]]]] = deque()  # ordinal, keys
+        self.rows = 0  # trained
+
+    def decided(self, key: Key, kept: int) -> None:
+        if kept == 0:
+            self._mark(key)
+        else:
+            self._left[key] = kept
+
+    def handed_out(self, ordinal: int, keys: list[tuple[int, int, int]]) -> None:
+        self._handed.append((ordinal, keys))
+
+    def mark_trained(self, ordinal: int) -> int:
+        """All batches up to `ordinal`; the rows newly trained."""
+        before = self.rows
+        while self._handed and self._handed[0][0] <= ordinal:
+            for number, seq, rows in self._handed.popleft()[1]:
+                self.rows += rows
+                key = (number, seq)
+                self._left[key] -= rows
+                if self._left[key] == 0:
+                    del self._left[key]
+                    self._mark(key)
+        return self.rows - before
+
+    def _mark(self, key: Key) -> None:
+        self.trained.setdefault(key[0], IntervalSet()).add(key[1])
+
+    def untrained_of(self, key: Key) -> int:
+        """Kept rows of `key` that are not trained."""
+        return self._left.get(key, 0)
+
+    def close_pass(self, number: int) -> None:
+        """The pass is over, or given up: nothing of it is remembered."""
+        self.trained.pop(number, None)
+        for key in [k for k in self._left if k[0] == number]:
+            del self._left[key]
+        self._handed = deque(
+            (o, kept) for o, keys in self._handed if (kept := [k for k in keys if k[0] != number])
+        )
+
+    def handed_untrained(self) -> list[tuple[int, list[tuple[int, int, int]]]]:
+        return list(self._handed)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {str(number): s.pairs() for number, s in self.trained.items()}
