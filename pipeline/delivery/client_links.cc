@@ -87,7 +87,7 @@ void ClientLinks::OnTick(MonoTime now) {
     ClientSession& session = *links_[w].session;
     if (const std::string why = session.Expired(now); !why.empty()) Lose(w, why, now);
     GreetIfDue(w, now);
-    if (!leaving_ && session.HeartbeatDue(now)) Send(w, owner_->MakeHeartbeat(w), now);
+    if (!leaving_ && session.HeartbeatDue(now)) Send(w, owner_->MakeHeartbeat(now), now);
   }
 }
 

@@ -27,7 +27,7 @@ class ClientLinks {
     virtual ~Owner() = default;
     // session is filled in by the caller.
     virtual Hello MakeHello() = 0;
-    virtual Heartbeat MakeHeartbeat(std::size_t w) = 0;
+    virtual Heartbeat MakeHeartbeat(MonoTime now) = 0;
     virtual void OnOpened(std::size_t w, const Welcome& welcome, MonoTime now) = 0;
     // The session in force is over; nothing more is sent in it.
     virtual void OnLost(std::size_t w, MonoTime now) = 0;

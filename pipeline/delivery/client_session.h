@@ -54,6 +54,8 @@ class ClientSession {
   const Welcome& welcome() const { return welcome_; }
   Duration heartbeat() const { return milliseconds(welcome_.heartbeat_ms); }
   const Status& failure() const { return failure_; }
+  // When the peer last said anything in the session in force.
+  MonoTime heard() const { return heard_; }
   // When the state began.
   MonoTime since() const { return since_; }
 

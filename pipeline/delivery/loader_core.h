@@ -12,6 +12,7 @@
 #include "pipeline/base/clock.h"
 #include "pipeline/base/status.h"
 #include "pipeline/data/messages.h"
+#include "pipeline/delivery/client_links.h"
 
 namespace siftd {
 
@@ -32,10 +33,7 @@ struct LoaderCoreOptions {
 };
 
 struct LoaderActions {
-  struct Send {
-    std::size_t worker = 0;
-    Message message;
-  };
+  using Send = ClientSend;
   std::vector<std::size_t> reconnect;  // close that worker's socket and open a new one (before sends)
   std::vector<Send> sends;
   std::vector<Verdict> verdicts;   // kVerdicts: accepted ones, each key once
@@ -58,6 +56,8 @@ class LoaderCore {
 
   // The worker list is fixed but for additions (DNS).
   std::size_t AddWorker(MonoTime now);
+  // How texts call the worker; else "worker 0".
+  void NameWorker(std::size_t w, const std::string& name);
   // Frames of worker `w`'s current socket.
   void OnMessage(std::size_t w, Message message, MonoTime now);
   // The socket failed, or its bytes made no sense.
@@ -67,9 +67,9 @@ class LoaderCore {
   // The run's position once known (again after each new run); taking it clears it.
   std::optional<LoaderPosition> TakePosition();
   // Hands a batch over as a lease; session, run and attempt are filled in. Skipped when its key is decided already.
-  // Error kFailedPrecondition while no position is known or the pass is not open.
+  // Error kFailedPrecondition while no position is known, a new one was not taken yet, or the pass is not open.
   Status Offer(Candidates batch, MonoTime now);
-  // Batches offered and not yet sent; the caller keeps it small (1 or 2) so that memory stays flat.
+  // Batches that wait to be sent (again); the caller keeps it small (1 or 2) so that memory stays flat.
   std::size_t unsent() const;
   // Leases out or waiting to be sent.
   std::size_t outstanding() const;
@@ -81,6 +81,8 @@ class LoaderCore {
   bool done() const;
   // kVerdicts: gives up a pass: late verdicts of it are dropped.
   void CancelPass(std::uint64_t pass, MonoTime now);
+  // Verdicts that came for no lease: a pass given up, a lease closed, or a key decided twice.
+  std::uint64_t late_verdicts() const;
   // kVerdicts: this key was handed out unsifted; its lease is over.
   void CloseLease(const BatchKey& key, MonoTime now);
   // Heartbeats carry it. kVerdicts: the trainer's step.

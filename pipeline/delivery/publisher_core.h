@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // PublisherCore: sends weight versions to all workers, each at its own pace, newest only (a slow worker skips versions).
-// The full model goes first on every new session. One thread only. Never touches a socket.
+// The full model goes first on every new session; a DELTA goes only to a worker that applied the version before it in
+// the same session, any other gets the newest FULL version that it lacks. One thread only. Never touches a socket.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +12,7 @@
 #include "pipeline/base/clock.h"
 #include "pipeline/base/status.h"
 #include "pipeline/data/messages.h"
+#include "pipeline/delivery/client_links.h"
 
 namespace siftd {
 
@@ -33,10 +35,7 @@ struct ModelSnapshot {
 };
 
 struct PublisherActions {
-  struct Send {
-    std::size_t worker = 0;
-    Message message;
-  };
+  using Send = ClientSend;
   std::vector<std::size_t> reconnect;
   std::vector<Send> sends;
   struct Applied {
@@ -56,17 +55,19 @@ class PublisherCore {
   ~PublisherCore();
 
   std::size_t AddWorker(MonoTime now);
+  // How texts call the worker; else "worker 0".
+  void NameWorker(std::size_t w, const std::string& name);
   void OnMessage(std::size_t w, Message message, MonoTime now);
   void OnLinkLost(std::size_t w, const std::string& why, MonoTime now);
   void OnTick(MonoTime now);
   // Replaces the version to send; transfers that already began run to their end.
   void Offer(std::shared_ptr<const ModelSnapshot> snapshot, MonoTime now);
   // Sent before the first version where a worker says needs_artifact and allows upload.
-  void SetArtifact(std::shared_ptr<const ModelSnapshot> artifact);
+  void SetArtifact(std::shared_ptr<const ModelSnapshot> artifact, MonoTime now);
   void SetStep(std::uint64_t step);
   void Leave(MonoTime now);
 
-  // Workers whose version in force is at least `version`.
+  // Connected workers whose version in force is at least `version`.
   std::size_t applied(std::uint64_t version) const;
   std::size_t connected() const;
   std::string WaitingFor(MonoTime now) const;

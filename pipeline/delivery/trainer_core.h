@@ -12,6 +12,7 @@
 #include "pipeline/base/clock.h"
 #include "pipeline/base/status.h"
 #include "pipeline/data/messages.h"
+#include "pipeline/delivery/client_links.h"
 
 namespace siftd {
 
@@ -26,20 +27,22 @@ struct TrainerCoreOptions {
   JobSpec job_spec;
   std::uint32_t batch_size = 1;
   std::uint32_t window = 2;         // batches per session
-  std::uint64_t steps_per_epoch = 0;  // world > 1: > 0
+  std::uint64_t steps_per_epoch = 0;  // > 0: passes mix and loaders repeat them; world > 1 needs it
   DecidedSet decided;               // restored from a state
   Duration hello_deadline = milliseconds(5000);
 };
 
 struct TrainerActions {
-  struct Send {
-    std::size_t worker = 0;
-    Message message;
-  };
+  using Send = ClientSend;
   std::vector<std::size_t> reconnect;  // before sends
   std::vector<Send> sends;
   std::vector<Selected> accepted;      // rows to take in, in this order; each key once
-  std::vector<std::uint32_t> ended;    // epochs that are complete (world 1), ascending, after `accepted`
+  // Passes whose keys are all decided, after `accepted`. World 1: an epoch, all loaders' passes at once.
+  struct Ended {
+    std::uint32_t epoch = 0;
+    std::vector<EpochEnd> passes;
+  };
+  std::vector<Ended> ended;
   std::vector<std::string> log;
 };
 
@@ -49,17 +52,22 @@ class TrainerCore {
   ~TrainerCore();
 
   std::size_t AddWorker(MonoTime now);
+  // How texts call the worker; else "worker 0".
+  void NameWorker(std::size_t w, const std::string& name);
   void OnMessage(std::size_t w, Message message, MonoTime now);
   void OnLinkLost(std::size_t w, const std::string& why, MonoTime now);
   void OnTick(MonoTime now);
-  // Rows of `key` left the buffer: when all of a batch's rows are gone its credit returns. `buffered_rows` = rows that
-  // the assembler holds now.
+  // `emptied`: keys all of whose rows left the buffer; their credit returns. `buffered_rows` = rows that the assembler
+  // holds now; also to be told once for rows restored from a state.
   void OnConsumed(const std::vector<BatchKey>& emptied, std::size_t buffered_rows, MonoTime now);
   void SetStep(std::uint64_t step);
-  // Goodbye(done) to all workers, relayed to the loaders; acks are served until Idle().
+  // Goodbye(done) to all workers, relayed to the loaders. From now on what arrives is acked and dropped.
   void Finish(MonoTime now);
-  // After Finish: every loader left or the workers said so.
+  // After Finish: all acks are out, and every worker was heard a heartbeat interval after its Goodbye. A worker that is
+  // not connected keeps it false: the caller's linger deadline ends the wait.
   bool Idle() const;
+  // World 1: every loader has made its final pass; no further epoch will come.
+  bool AllFinal() const;
 
   DecidedSet decided() const;
   std::uint64_t decided_count() const;

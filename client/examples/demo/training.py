@@ -24,7 +24,7 @@ class Setting:
     batch_size: int
     workers: int
     seed: int
-    lr: float = 0.05
+    lr: float = 2e-3
     sync_every: int = 10
 
 
@@ -65,7 +65,7 @@ def train(
       after_step: called after each optimizer step (publishes weights).
       observe: called with the epoch after each batch was trained; records it, returns a text for the progress line.
     """
-    optimizer = torch.optim.SGD(model.parameters(), lr=setting.lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=setting.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=setting.epochs)
     progress = Progress(arm.name)
     step = 0
