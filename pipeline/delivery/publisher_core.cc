@@ -33,7 +33,6 @@ struct PublisherCore::Impl final : ClientLinks::Owner {
 
   struct Peer {
     std::uint64_t applied = 0;  // version of this run in force
-    bool full_sent = false;     // applied in this session
     bool needs_artifact = false;
     bool takes_artifact = false;
     std::uint64_t refused = 0;  // newest version that it refused
@@ -106,10 +105,8 @@ Heartbeat PublisherCore::Impl::MakeHeartbeat(MonoTime /*now*/) {
 
 void PublisherCore::Impl::OnOpened(std::size_t w, const Welcome& welcome, MonoTime now) {
   const int corrupt = peers[w].corrupt;
-  const std::uint64_t refused = peers[w].refused;
   peers[w] = {};
   peers[w].corrupt = corrupt;
-  peers[w].refused = refused;
   peers[w].applied = welcome.run == options.run ? welcome.model_version : 0;
   peers[w].needs_artifact = welcome.needs_artifact;
   peers[w].takes_artifact = welcome.artifact_upload;
@@ -150,7 +147,6 @@ void PublisherCore::Impl::OnAck(std::size_t w, ModelAck& m, MonoTime now) {
         peer.needs_artifact = false;
       } else {
         peer.applied = m.version;
-        peer.full_sent = true;
       }
       Report(w, m.version, ErrorCode::kNone, "");
       break;
@@ -181,7 +177,7 @@ SnapshotPtr PublisherCore::Impl::Next(std::size_t w) const {
   };
   if (!lacks(newest)) return nullptr;
   if (newest->begin.kind == ModelKind::kFull) return newest;
-  if (peer.full_sent && peer.applied + 1 == newest->begin.version) return newest;
+  if (peer.applied != 0 && peer.applied + 1 == newest->begin.version) return newest;
   return lacks(newest_full) ? newest_full : nullptr;
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // PublisherCore: sends weight versions to all workers, each at its own pace, newest only (a slow worker skips versions).
-// The full model goes first on every new session; a DELTA goes only to a worker that applied the version before it in
-// the same session, any other gets the newest FULL version that it lacks. One thread only. Never touches a socket.
+// A worker without a version of this run gets the full model first; a DELTA goes only to a worker that has the version
+// just before it, any other gets the newest FULL version that it lacks. One thread only. Never touches a socket.
 #pragma once
 
 #include <cstdint>

@@ -2,6 +2,7 @@
 """siftd: trains on the samples that are worth a step. Sifting workers score candidates beside the training loop."""
 
 from siftd._info import BatchInfo, Stats
+from siftd.candidates import CandidateLoader
 from siftd.dropin import SiftingDataLoader
 from siftd.errors import (
     ConfigError,
@@ -14,11 +15,13 @@ from siftd.errors import (
 )
 from siftd.export import Scorer, export_scorer
 from siftd.policy import ComposerRank, Confidence, LossCdf, Modifiers, Policy, TopK, Uniform
+from siftd.stream import StreamLoader
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BatchInfo",
+    "CandidateLoader",
     "ComposerRank",
     "Confidence",
     "ConfigError",
@@ -32,6 +35,7 @@ __all__ = [
     "SiftingDataLoader",
     "StateError",
     "Stats",
+    "StreamLoader",
     "StructureError",
     "TopK",
     "Uniform",

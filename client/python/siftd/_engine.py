@@ -193,7 +193,7 @@ class Engine:
             return self._unsifted_piece(v.lease, copy=False)
         whole = len(d.kept) == n
         kept = np.asarray(d.kept, np.int64)
-        info = _info(v.lease, kept, d)
+        info = piece_info(np.asarray(v.lease.sample_ids, np.uint64)[kept], kept, d, v.lease.epoch)
         return Piece(v.lease.key, flat if whole else flat.take(torch.from_numpy(kept)), info)
 
     def _decided(self, v: Verdicted, piece: Piece) -> None:
@@ -306,11 +306,17 @@ class Engine:
             flat = _structure.Flat(
                 flat.spec, flat.rows, {n: t.clone() for n, t in flat.tensors.items()}, flat.listed, flat.whole
             )
-        return Piece(lease.key, flat, _info(lease, np.arange(flat.rows), None))
+        ids = np.asarray(lease.sample_ids, np.uint64)
+        return Piece(lease.key, flat, piece_info(ids, np.arange(flat.rows), None, lease.epoch))
 
 
-def _info(lease: Lease, kept: np.ndarray[Any, Any], d: Any) -> dict[str, np.ndarray[Any, Any]]:
-    """Arrays of BatchInfo for the rows `kept`. `staleness` holds the model's step until the batch is handed out."""
+def piece_info(
+    ids: np.ndarray[Any, Any], kept: np.ndarray[Any, Any], d: Any, epoch: int
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Arrays of BatchInfo for the rows `kept` (int64 [k]) with `ids` [k] of a candidate batch.
+
+    `d`: the wire's Decision; None = unsifted. "staleness" holds the model's step until the batch is handed out.
+    """
     k = len(kept)
 
     def column(values: Any, fill: float) -> np.ndarray[Any, Any]:
@@ -318,7 +324,7 @@ def _info(lease: Lease, kept: np.ndarray[Any, Any], d: Any) -> dict[str, np.ndar
 
     sifted = d is not None and d.outcome == wire_pb2.OUTCOME_DECIDED
     return {
-        "ids": np.asarray(lease.sample_ids, np.uint64)[kept],
+        "ids": ids,
         "scores": column(d.score if d is not None else (), np.nan),
         "keep_probability": column(d.keep_probability if sifted else (), np.nan if sifted else 1.0),
         "weights": np.asarray(d.weight, np.float32) if sifted and len(d.weight) else np.ones(k, np.float32),
@@ -326,7 +332,7 @@ def _info(lease: Lease, kept: np.ndarray[Any, Any], d: Any) -> dict[str, np.ndar
         "model_version": np.full(k, d.model_version if d is not None else 0, np.int64),
         "staleness": np.full(k, d.model_step if d is not None else 0, np.int64),
         "unsifted": np.full(k, not sifted),
-        "epochs": np.full(k, lease.epoch, np.int64),
+        "epochs": np.full(k, epoch, np.int64),
     }
 
 

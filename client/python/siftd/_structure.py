@@ -103,6 +103,15 @@ def _join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
 
 
+def spec_of(names: Sequence[str]) -> Any:
+    """The structure of a batch that came over the wire: a tuple where the fields are numbered, else a dict."""
+    if len(names) == 1 and names[0] == "0":
+        return _Leaf("0")
+    if all(n.isdigit() for n in names):
+        return (tuple, [_Leaf(n) for n in names])
+    return (dict, {n: _Leaf(n) for n in names})
+
+
 def rebuild(flat: Flat) -> Any:
     """The batch in the user's own structure."""
     return _rebuild(flat.spec, flat)

@@ -23,6 +23,7 @@ from siftd._publisher import Publisher
 from siftd._session import new_incarnation
 from siftd._snapshot import Snapshotter, artifact_snapshot
 from siftd._source import Feed, PassState, Source
+from siftd._state import INFO_FIELDS
 from siftd._spawn import LocalWorkers, plan
 from siftd._transport import IoThread
 from siftd._wire import wire_pb2
@@ -511,7 +512,7 @@ class SiftingDataLoader:
             for p, s, rows in item.info.keys:
                 if (p, s) == (number, seq):
                     flats.append(item.flat.slice(at, at + rows))
-                    infos.append({n: getattr(item.info, n)[at : at + rows] for n in _INFO_FIELDS})
+                    infos.append({n: getattr(item.info, n)[at : at + rows] for n in INFO_FIELDS})
                 at += rows
         for key, _, flat, info in engine.assembler.unhanded():
             if key == (number, seq):
@@ -548,7 +549,7 @@ class SiftingDataLoader:
         half = state["half"]
         if half is not None:
             flat = _structure.Flat(half["spec"], half["rows"], half["tensors"], half["listed"], half["whole"])
-            info = {n: np.asarray(v, _INFO_FIELDS[n]) for n, v in half["info"].items()}
+            info = {n: np.asarray(v, INFO_FIELDS[n]) for n, v in half["info"].items()}
             self._resume["half"] = Piece((half["pass"], half["seq"]), flat, info)
             # Its rows are in the state: the batch itself is not loaded again.
             self._resume["skip"] = half["seq"]
@@ -568,19 +569,6 @@ class SiftingDataLoader:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-_INFO_FIELDS: dict[str, Any] = {
-    "ids": np.uint64,
-    "scores": np.float32,
-    "keep_probability": np.float32,
-    "weights": np.float32,
-    "percentile": np.float32,
-    "model_version": np.int64,
-    "staleness": np.int64,
-    "unsifted": np.bool_,
-    "epochs": np.int64,
-}
 
 
 def _in_range(name: str, value: int, least: int, most: int) -> None:
