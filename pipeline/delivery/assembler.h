@@ -7,38 +7,13 @@
 #include <deque>
 #include <memory>
 #include <optional>
-#include <string>
 #include <vector>
 
 #include "pipeline/base/status.h"
 #include "pipeline/data/messages.h"
+#include "pipeline/delivery/train_batch.h"
 
 namespace siftd {
-
-// Rows of one key in a batch, in order.
-struct RowSpan {
-  BatchKey key;
-  std::uint32_t epoch = 0;
-  std::uint32_t begin = 0;  // first row in the batch
-  std::uint32_t rows = 0;
-  bool last = false;  // no row of the key comes after these
-  Outcome outcome = Outcome::kDecided;
-  std::uint64_t model_version = 0;
-  std::uint64_t model_step = 0;
-};
-
-// The memory is the batch's own; its tensors share it.
-struct TrainBatch {
-  std::vector<Tensor> tensors;  // each [n, ...]
-  std::vector<std::uint64_t> sample_id;  // [n]
-  std::vector<float> score;              // [n]; NaN: was not scored
-  std::vector<float> keep_probability;   // [n]; 1: was not sifted
-  std::vector<float> weight;             // [n]; 1 where the policy gives none
-  std::vector<float> percentile;         // [n]; NaN: unknown
-  std::vector<RowSpan> spans;            // cover the rows in order
-  std::string score_column;              // of the first scored rows
-  std::size_t rows() const { return sample_id.size(); }
-};
 
 struct AssemblerOptions {
   std::uint32_t batch_size = 1;
@@ -69,32 +44,30 @@ class Assembler {
   // Keys all of whose rows were taken (or dropped) since the last call.
   std::vector<BatchKey> TakeEmptied();
 
+  // Rows of `key` that were added and not taken; without rows when there are none.
+  Selected RowsOf(const BatchKey& key) const;
   // Rows added and not taken.
   std::size_t buffered_rows() const { return buffered_rows_; }
   std::uint64_t dropped_rows() const { return dropped_rows_; }
   const AssemblerOptions& options() const { return options_; }
 
  private:
-  struct Source;   // a key's rows, some of them copied already
-  struct Building; // a batch's memory, some of it filled
+  struct Source;    // a key's rows, some of them copied already; or a mark: an epoch, the run is over
+  struct Building;  // a batch's memory, some of it filled
 
-  std::uint32_t RoomInBuilding() const;
+  Status Check(const Selected& rows) const;
   void Fill();
   void CopyRows(Source& source, std::uint32_t rows);
-  void Start(const Source& first);
   TrainBatch Close();
-  bool HasMark() const;
+  void DropBuilding();
 
   const AssemblerOptions options_;
-  std::deque<std::unique_ptr<Source>> sources_;  // rows, and marks of epochs that are over
+  std::deque<Source> sources_;
   std::unique_ptr<Building> building_;
   std::vector<Tensor> layout_;  // names, dtypes and trailing shapes of all rows so far
   std::vector<BatchKey> emptied_;
   std::size_t buffered_rows_ = 0;
   std::uint64_t dropped_rows_ = 0;
 };
-
-// The rows [begin, rows of the span's key ...) of `batch` that belong to `key`, as a Selected that Add takes again.
-Selected ExtractRows(const TrainBatch& batch, const BatchKey& key);
 
 }  // namespace siftd

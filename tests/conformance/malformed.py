@@ -138,7 +138,7 @@ def decisions() -> dict[str, Case]:
         d.MergeFrom(w.Decision(**fields))
         return changed(verdict, decision=d)
 
-    none = {"kept": [], "weight": []}
+    none: dict[str, Any] = {"kept": [], "weight": []}
     return {
         "decision_missing": (changed(verdict, decision=w.Decision()), "decision.outcome"),
         "decision_outcome": (bad(outcome=4), "decision.outcome"),

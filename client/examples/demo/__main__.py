@@ -60,7 +60,10 @@ def main(argv: list[str] | None = None) -> int:
     else:
         run = run_sifted
     arms.append(run("sifted", siftd.Confidence() if args.stream else "auto", data, setting))
-    arms.append(run("loss_cdf", siftd.LossCdf(beta=1.0), data, setting))
+    # SageMaker sifts after 1,000 steps by default, Selective-Backprop after one epoch. Without a warm-up this rule keeps
+    # an untrained model at chance here.
+    warm_up = siftd.Modifiers(sift_delay=len(data[1]) // setting.batch_size)
+    arms.append(run("loss_cdf", siftd.LossCdf(beta=1.0, modifiers=warm_up), data, setting))
     arms.append(run_plain(data, setting))
     arms.append(run("random keep", siftd.Uniform(round(arms[0].keep_fraction, 4)), data, setting))
 

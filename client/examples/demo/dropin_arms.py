@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 import torch
 from torch.utils.data import DataLoader
 
@@ -12,6 +10,7 @@ import siftd
 
 from .data import AugmentedDigits
 from .record import Arm
+from .observe import Watcher, observe_losses
 from .training import Setting, fresh_model, train
 
 Data = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
@@ -33,48 +32,17 @@ def run_sifted(name: str, policy: siftd.Policy | str, data: Data, setting: Setti
         policy=policy,
         sync_every=setting.sync_every,
         seed=setting.seed,
-        on_decision=None if isinstance(policy, siftd.Uniform) else observe_losses(arm, policy),
+        on_decision=observe_losses(arm, policy),
     )
-    late: deque[tuple[int, int]] = deque(maxlen=20)
-    before = siftd.Stats()
-
-    def observe(epoch: int) -> str:
-        nonlocal before
-        info = loader.last_batch_info
-        assert info is not None
-        arm.trained_ids.update((epoch, i) for i in info.ids.tolist())
-        scored = info.staleness[info.staleness >= 0]
-        if len(scored):
-            arm.staleness.append(int(scored.mean()))
-        now = loader.stats()
-        arm.queue.append(now.ready)
-        if now.decided > before.decided:
-            late.append((now.decided - before.decided, now.kept - before.kept))
-        before = now
-        share = sum(k for _, k in late) / max(1, sum(d for d, _ in late))
-        arm.keep_curve.append((now.batches, share))
-        return loader.progress_line()
-
+    watch = Watcher(arm, loader)
     with loader:
-        train(arm, setting, model, lambda epoch: loader, lambda: loader.step(model), observe, data[2:])
-        stats = loader.stats()
+        train(arm, setting, model, lambda epoch: loader, lambda: loader.step(model), watch, data[2:])
+        watch.finish()
         assert loader.policy is not None
         arm.policy = str(loader.policy)
         arm.keep_fraction_requested = loader.policy.requested_keep
-    arm.candidates, arm.decided, arm.kept = stats.candidates, stats.decided, stats.kept
-    arm.model_versions = stats.model_versions
     arm.finish()
     return arm
-
-
-def observe_losses(arm: Arm, policy: siftd.Policy | str):  # type: ignore[no-untyped-def]
-    """Losses of kept and dropped rows. A policy that reads the confidence gives -ln(p_max), the loss of a right guess."""
-    confidence = not isinstance(policy, siftd.LossCdf)
-
-    def on_decision(scores, kept):  # type: ignore[no-untyped-def]
-        arm.saw_losses(-torch.from_numpy(scores).clamp(1e-12, 1).log().numpy() if confidence else scores, kept)
-
-    return on_decision
 
 
 def run_plain(data: Data, setting: Setting) -> Arm:

@@ -32,6 +32,13 @@ class TrainerOptions:
     loaders: int = 0  # world 1: how many must end an epoch; 0 = as many as were heard of
 
 
+@dataclass(frozen=True)
+class EpochMark:
+    """Every row of this epoch was accepted before."""
+
+    epoch: int
+
+
 @dataclass
 class _Grant:
     """Credit of one session, the receiving half (rule 6)."""
@@ -61,8 +68,8 @@ class TrainerCore(ClientCore):
     def __init__(self, options: TrainerOptions, incarnation: int) -> None:
         super().__init__(incarnation)
         self.options = options
-        self.accepted: list[tuple[Any, list[memoryview]]] = []  # Selected and payload; for the owner to take
-        self.ended: list[int] = []  # world 1: epochs that are complete, in order; for the owner to take
+        # Selected and payload, and in world 1 a mark where an epoch is complete; in order, for the owner to take.
+        self.accepted: list[tuple[Any, list[memoryview]] | EpochMark] = []
         self.loaders: dict[int, _LoaderState] = defaultdict(_LoaderState)
         self.duplicates = 0
         self.decided = 0
@@ -250,4 +257,4 @@ class TrainerCore(ClientCore):
                         self._ack_end(worker, index, number, now)
             if not self.options.endless:
                 self.final = self.final or all(end.final for _, _, end in ready)
-                self.ended.append(ready[0][2].epoch)
+                self.accepted.append(EpochMark(ready[0][2].epoch))

@@ -43,7 +43,7 @@ MAJOR = 1
 _PREAMBLE = struct.Struct("<4sBBH")
 
 # Type byte of each message class.
-TYPES: dict[type, int] = {
+TYPES: dict[Any, int] = {
     wire_pb2.Hello: wire_pb2.HELLO,
     wire_pb2.Welcome: wire_pb2.WELCOME,
     wire_pb2.Credit: wire_pb2.CREDIT,

@@ -167,7 +167,8 @@ class LossCdf(Policy):
         proto.loss_cdf.clip = self.clip
 
     def __str__(self) -> str:
-        return f"loss_cdf(beta={self.strength:g})"
+        delay = f", sift_delay={self.modifiers.sift_delay}" if self.modifiers.sift_delay else ""
+        return f"loss_cdf(beta={self.strength:g}{delay})"
 
 
 @dataclass(frozen=True)
@@ -210,6 +211,9 @@ class TopK(Policy):
         return f"top_k(keep={self.keep:g})"
 
 
+# Steps: losses of an untrained model tell nothing, and keeping the highest of them held a small CNN at chance.
+# (SageMaker's own default is 1,000.)
+WARM_UP = 100
 UNSIFTED_END = 0.8  # of a run of known length: the last part trains on everything (BatchNorm statistics)
 
 
@@ -224,18 +228,19 @@ def resolve(
     """The policy meant by the arguments of a loader.
 
     "auto" is Confidence where the scorer sees logits, else LossCdf(beta=1); an explicit `beta` or `keep` means
-    LossCdf, as in SageMaker. Where total_steps is known and no `end` was given, the last 20 % stay unsifted.
+    LossCdf, as in SageMaker, after WARM_UP steps. Where total_steps is known and no `end` was given, the last 20 % stay unsifted.
     """
     if isinstance(policy, str) and policy != "auto":
         raise ConfigError("policy", policy, '"auto" or a policy such as siftd.Confidence()')
     if not isinstance(policy, str) and (beta is not None or keep is not None):
         raise ConfigError("beta, keep", (beta, keep), "not given together with policy")
+    warm_up = Modifiers(sift_delay=WARM_UP)
     if isinstance(policy, Policy):
         chosen = policy
     elif beta is not None or keep is not None:
-        chosen = LossCdf(beta=beta, keep=keep)
+        chosen = LossCdf(beta=beta, keep=keep, modifiers=warm_up)
     else:
-        chosen = Confidence() if sees_logits else LossCdf(beta=1.0)
+        chosen = Confidence() if sees_logits else LossCdf(beta=1.0, modifiers=warm_up)
     if isinstance(chosen, LossCdf) and chosen.strength > 1:
         warnings.warn(
             f"beta is {chosen.strength:g}. Measured on CIFAR-10 (a small CNN), beta 2 lost accuracy on three of four "

@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from siftd._publisher import Publisher
 from siftd._session import new_incarnation
 from siftd._snapshot import Snapshotter, artifact_snapshot
 from siftd._state import INFO_FIELDS
-from siftd._trainer_core import TrainerCore, TrainerOptions
+from siftd._trainer_core import EpochMark, TrainerCore, TrainerOptions
 from siftd._transport import IoThread
 from siftd._wire import wire_pb2
 from siftd._wire_tensor import to_torch
@@ -58,6 +58,7 @@ class StreamLoader:
         through torch.distributed where that is initialised.
       window: candidate batches buffered per worker, [1, 1024]. Memory bound: batch_size - 1 + workers x window x the
         largest batch, in rows.
+      on_decision: called on a background thread with (scores [n] float32, kept rows [k] int64) of each decision.
 
     Use from one thread. The model's weights go out before the first batch.
     """
@@ -93,6 +94,7 @@ class StreamLoader:
         pad: Mapping[str, float] | None = None,
         max_staleness_steps: int = 0,
         job: str = "default",
+        on_decision: Callable[[Any, Any], None] | None = None,
     ) -> None:
         if isinstance(endpoints, str) or not endpoints:
             raise ConfigError("endpoints", endpoints, "a list with at least one endpoint")
@@ -132,14 +134,15 @@ class StreamLoader:
         self._seed, self._job, self._total_steps = seed, job, total_steps
         self._max_staleness_steps, self._window, self._loader_count = max_staleness_steps, window, loader_count
         self._pad = dict(pad or {})
-        self._batch_size = batch_size
+        self._batch_size, self._on_decision = batch_size, on_decision
 
         self._lock = threading.Condition()
         self._assembler = Assembler(batch_size, self._pad)  # guarded by _lock, like all below
         self._ready: deque[Ready] = deque()
         self._ledger = Ledger()
         self._stats = Stats()
-        self._boundaries: deque[int] = deque()  # epochs that end after what the assembler holds now
+        self._boundaries: deque[tuple[int, int]] = deque()  # (epoch, rows added when it was complete)
+        self._added = 0  # rows, to the assembler
         self._ended_epochs = 0
         self._steps = 0
         self._finishing = False
@@ -302,14 +305,17 @@ class StreamLoader:
         assert core is not None
         with self._lock:
             accepted, core.accepted = core.accepted, []
-            ended, core.ended = core.ended, []
-        pieces = [self._piece(m, payload) for m, payload in accepted]
+        # Copies rows that are not aligned: not under the lock.
+        pieces = [None if isinstance(a, EpochMark) else self._piece(*a) for a in accepted]
         with self._lock:
-            for (message, _), piece in zip(accepted, pieces, strict=True):
-                self._accept(message, piece)
+            for item, piece in zip(accepted, pieces, strict=True):
+                if isinstance(item, EpochMark):
+                    self._boundaries.append((item.epoch, self._added))
+                elif piece is not None:
+                    self._accept(item[0], piece)
             core.step = self._steps
             self._stats.duplicates, self._stats.workers = core.duplicates, core.connected
-            emptied = self._assemble(ended)
+            emptied = self._assemble()
             core.consumed(emptied, self._assembler.rows, now)
             if self._finishing:
                 core.finish(now)
@@ -340,8 +346,11 @@ class StreamLoader:
         if d.score_seconds > 0:
             s.score_seconds += d.score_seconds
             s.scored_rows += d.rows
+        if self._on_decision is not None and d.score:
+            self._on_decision(np.asarray(d.score, np.float32), np.asarray(d.kept, np.int64))
         self._ledger.decided(piece.key, piece.flat.rows)
         self._assembler.add(piece)
+        self._added += piece.flat.rows
 
     def _warn_rejected(self, text: str) -> None:
         if self._stats.rejected_batches == 1:
@@ -349,27 +358,33 @@ class StreamLoader:
 
             logging.getLogger("siftd").warning("siftd: a worker rejected a batch, which is not trained: %s", text)
 
-    def _assemble(self, ended: list[int]) -> list[tuple[int, int, int]]:
-        """Full batches while there is room; at an epoch's end the remainder and a mark. Keys that left the buffer."""
+    def _assemble(self) -> list[tuple[int, int, int]]:
+        """Batches while there is room; none reaches over the end of an epoch. Keys that left the buffer."""
         before = {p[0] for p in self._assembler.unhanded()}
-        self._boundaries.extend(ended)
         try:
-            while len(self._ready) < self._prefetch:
-                if self._assembler.rows >= self._batch_size:
-                    flat, info = self._assembler.take(self._batch_size)
-                    self._ready.append(Ready(flat, info))
-                elif self._boundaries and self._steps_per_epoch is None:
-                    # Loaders begin the next epoch only after this one's end: what is here belongs to it.
-                    if self._assembler.rows > 0 and not self._drop_last:
-                        flat, info = self._assembler.take(self._assembler.rows)
-                        self._ready.append(Ready(flat, info))
-                    self._ready.append(Ready(None, end_of=self._boundaries.popleft()))
-                else:
-                    break
+            while len(self._ready) < self._prefetch and self._make_one():
+                pass
         except _structure.StructureError as error:
             self._ready.append(Ready(None, error=error))
         after = {p[0] for p in self._assembler.unhanded()}
         return [(key[0][0], key[0][1], key[1]) for key in before - after]
+
+    def _make_one(self) -> bool:
+        """A full batch, the remainder of an epoch, or its end. False: neither is due."""
+        taken = self._added - self._assembler.rows
+        rows = self._batch_size
+        if self._boundaries:
+            epoch, at = self._boundaries[0]
+            left = at - taken
+            if left < rows and (self._drop_last or left <= 0):
+                self._boundaries.popleft()
+                self._ready.append(Ready(None, end_of=epoch))
+                return True
+            rows = min(rows, left)
+        if self._assembler.rows < rows:
+            return False
+        self._ready.append(Ready(*self._assembler.take(rows)))
+        return True
 
     # ------------------------------------------------------------ weights
     def step(self, model: nn.Module | None = None) -> None:
@@ -507,6 +522,7 @@ class StreamLoader:
             key = ((index, number), seq)
             self._ledger.decided(key, rows)
             self._assembler.add(Piece(key, flat, info))
+            self._added += rows
             # Decided, so that it is not sent again; its rows are the state's.
             from siftd._ledger import IntervalSet
 
