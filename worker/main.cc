@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "pipeline/wire/codec.h"
 #include "worker/config.h"
 #include "worker/config_flags.h"
 #include "worker/exit_code.h"
@@ -135,6 +136,7 @@ int Main(int argc, char** argv) {
 }  // namespace siftd
 
 int main(int argc, char** argv) {
+  siftd::QuietProtobuf();
   try {
     return siftd::Main(argc, argv);
   } catch (const std::exception& e) {

@@ -82,8 +82,7 @@ def valid_vectors() -> list[dict[str, Any]]:
 
 def malformed_vectors() -> list[dict[str, Any]]:
     return [
-        {"name": name, "field": field, "frames": hexes(frames)}
-        for name, (frames, field) in malformed.cases().items()
+        {"name": name, "field": field, "frames": hexes(frames)} for name, (frames, field) in malformed.cases().items()
     ]
 
 

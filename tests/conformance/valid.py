@@ -79,9 +79,7 @@ def messages() -> dict[str, tuple[Any, list[bytes]]]:
             ),
             decided=decided((0, 0, 0, 5), (0, 0, 7, 9), (1, 2, 0, 1), next_pass=(0, 2)),
         ),
-        "hello_trainer_confidence": w.Hello(
-            **trainer, job_spec=job_spec(full_policy(confidence=confidence))
-        ),
+        "hello_trainer_confidence": w.Hello(**trainer, job_spec=job_spec(full_policy(confidence=confidence))),
         "hello_trainer_uniform": w.Hello(
             **trainer, job_spec=job_spec(full_policy(uniform=pol.UniformPolicy(keep=0.5)))
         ),
@@ -89,9 +87,7 @@ def messages() -> dict[str, tuple[Any, list[bytes]]]:
             **trainer,
             job_spec=job_spec(full_policy(composer_rank=pol.ComposerRankPolicy(keep=0.5))),
         ),
-        "hello_trainer_top_k": w.Hello(
-            **trainer, job_spec=job_spec(full_policy(top_k=pol.TopKPolicy(keep=0.5)))
-        ),
+        "hello_trainer_top_k": w.Hello(**trainer, job_spec=job_spec(full_policy(top_k=pol.TopKPolicy(keep=0.5)))),
         "hello_publisher": w.Hello(
             session=SESSION,
             protocol_min=1,
@@ -167,9 +163,7 @@ def messages() -> dict[str, tuple[Any, list[bytes]]]:
         ),
         "status": w.Status(session=SESSION),
         "status_reply": status_reply(),
-        "heartbeat": w.Heartbeat(
-            session=SESSION, run=RUN, step=180, decided=12, oldest_lease_ms=50, history_rows=64
-        ),
+        "heartbeat": w.Heartbeat(session=SESSION, run=RUN, step=180, decided=12, oldest_lease_ms=50, history_rows=64),
         "drain": w.Drain(session=SESSION, reason="SIGTERM"),
         "goodbye": w.Goodbye(session=SESSION, reason=w.GOODBYE_DONE, run=RUN),
         "error": w.Error(
@@ -224,9 +218,7 @@ def lenient() -> dict[str, tuple[bytes, Any, list[bytes]]]:
         protocol_max=2,
         role=w.ROLE_TRAINER,
         world=1,
-        job_spec=w.JobSpec(
-            mode=w.MODE_SAMPLES, policy=pol.Policy(loss_cdf=pol.LossCdfPolicy(keep=0.25))
-        ),
+        job_spec=w.JobSpec(mode=w.MODE_SAMPLES, policy=pol.Policy(loss_cdf=pol.LossCdfPolicy(keep=0.25))),
     )
     credit = w.Credit(session=SESSION, batches=1, bytes=2)
     unknown = credit.SerializeToString() + bytes.fromhex("c23e03616263")  # field 1000: "abc"

@@ -106,17 +106,14 @@ def test_every_field_of_the_protocol_is_set_in_a_canonical_vector() -> None:
 def test_philox_gives_random123s_known_answers() -> None:
     for vector in COIN["philox4x32_10"]:
         counter, key, words = (
-            tuple(int(word, 16) for word in vector[name].split())
-            for name in ("counter", "key", "words")
+            tuple(int(word, 16) for word in vector[name].split()) for name in ("counter", "key", "words")
         )
         assert coin.philox4x32_10(counter, key) == words
 
 
 def test_coin_falls_as_the_vectors_say() -> None:
     for vector in COIN["coin"]:
-        u = coin.coin(
-            int(vector["seed"]), vector["epoch"], int(vector["sample_id"]), vector["occurrence"]
-        )
+        u = coin.coin(int(vector["seed"]), vector["epoch"], int(vector["sample_id"]), vector["occurrence"])
         assert u == vector["u"]
         assert u * 2.0**53 == int(vector["u_times_2_53"])
 
@@ -189,9 +186,7 @@ def test_the_limits_table_in_the_specification_is_exact() -> None:
         cpp = (
             "kM"
             + ("" if name.startswith("m") else "ax")
-            + "".join(part.capitalize() for part in name.split("_"))[
-                1 if name.startswith("m") else 0 :
-            ]
+            + "".join(part.capitalize() for part in name.split("_"))[1 if name.startswith("m") else 0 :]
         )
         found = re.search(rf"\b{cpp} = (\w+)(?: << (\d+))?;", header)
         assert found, cpp

@@ -95,9 +95,7 @@ def offences(folder: str, relative: str, text: str) -> list[str]:
 
 def test_every_include_is_of_a_lower_floor() -> None:
     found = [
-        o
-        for path in sources()
-        for o in offences(folder_of(path), path.relative_to(ROOT).as_posix(), path.read_text())
+        o for path in sources() for o in offences(folder_of(path), path.relative_to(ROOT).as_posix(), path.read_text())
     ]
     assert not found, "\n".join(found)
 

@@ -26,9 +26,7 @@ def candidates(arrays: dict[str, Any], rows: int) -> tuple[Any, list[memoryview]
     return message, payload
 
 
-@pytest.mark.parametrize(
-    "name", ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
-)
+@pytest.mark.parametrize("name", ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"])
 def test_numpy_round_trip(name: str) -> None:
     array = np.arange(12).reshape(4, 3).astype(name)
     message, payload = candidates({"x": array}, 4)
@@ -151,9 +149,7 @@ def test_a_large_packed_array_is_one_field() -> None:
 
 
 def test_digests_are_the_standards() -> None:
-    assert _wire.sha256(b"a", b"bc").hex() == (
-        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    )
+    assert _wire.sha256(b"a", b"bc").hex() == ("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
     assert _wire.crc32(b"123456789") == 0xCBF43926
 
 

@@ -28,7 +28,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "and with random rows at the same kept share.",
         epilog="example: ./dev demo --stream --epochs 5",
     )
-    parser.add_argument("--stream", action="store_true", help="separate loader processes push candidates to the workers")
+    parser.add_argument(
+        "--stream", action="store_true", help="separate loader processes push candidates to the workers"
+    )
     parser.add_argument("--epochs", type=int, default=10, help="passes over the 4,000 training images (default: 10)")
     parser.add_argument("--batch-size", type=int, default=32, help="rows of a step (default: 32)")
     parser.add_argument("--workers", type=int, default=2, help="sifting worker processes (default: 2)")
@@ -59,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         from .stream_arms import run_streamed as run
     else:
         run = run_sifted
-    arms.append(run("sifted", siftd.Confidence() if args.stream else "auto", data, setting))
+    arms.append(run("sifted", "auto", data, setting))
     # SageMaker sifts after 1,000 steps by default, Selective-Backprop after one epoch. Without a warm-up this rule keeps
     # an untrained model at chance here.
     warm_up = siftd.Modifiers(sift_delay=len(data[1]) // setting.batch_size)

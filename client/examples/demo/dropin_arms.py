@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader
 import siftd
 
 from .data import AugmentedDigits
-from .record import Arm
 from .observe import Watcher, observe_losses
+from .record import Arm
 from .training import Setting, fresh_model, train
 
 Data = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]

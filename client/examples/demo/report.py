@@ -7,6 +7,7 @@ import base64
 import html
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
@@ -81,7 +82,7 @@ def findings(arms: list[Arm]) -> list[str]:
     return said
 
 
-def write(out: Path, arms: list[Arm], setting: dict[str, object]) -> Path:
+def write(out: Path, arms: list[Arm], setting: Mapping[str, object]) -> Path:
     """Writes summary.json and report.html into `out`; returns the report's path."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "summary.json").write_text(
@@ -92,14 +93,16 @@ def write(out: Path, arms: list[Arm], setting: dict[str, object]) -> Path:
     return report
 
 
-def page(arms: list[Arm], setting: dict[str, object]) -> str:
+def page(arms: list[Arm], setting: Mapping[str, object]) -> str:
     head = "".join(f"<th>{html.escape(title)}</th>" for title, _ in COLUMNS)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows(arms)
-    )
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows(arms))
     plots = [
         ("Accuracy against trainer time", accuracy_plot(arms), "Seconds in the training loop, evaluation left out."),
-        ("Loss of kept and dropped rows", loss_plot(arms), "As the workers scored them, over the whole run."),
+        (
+            "Loss of kept and dropped rows",
+            loss_plot(arms),
+            "As the workers scored them; -ln(p_max) where the policy reads the confidence.",
+        ),
         ("Keep rate", keep_plot(arms), "Kept share of the last 20 decided batches; dashed: requested."),
         ("Staleness", staleness_plot(arms), "Trainer steps between the snapshot that scored a batch and its step."),
         ("Queue and wait", wait_plot(arms), "Batches ready when the loop asked, and how long it waited."),
@@ -187,7 +190,7 @@ def staleness_plot(arms: list[Arm]) -> str:
     top = max([max(a.staleness, default=0) for a in arms] + [1])
     for arm, colour in zip(arms, COLOURS):
         if arm.staleness:
-            ax.hist(arm.staleness, bins=np.arange(0, top + 2), histtype="step", color=colour, label=arm.name)
+            ax.hist(arm.staleness, bins=list(range(top + 2)), histtype="step", color=colour, label=arm.name)
     ax.set(xlabel="staleness (trainer steps)", ylabel="batches")
     ax.legend(frameon=False)
     return encode(fig)
@@ -199,7 +202,7 @@ def wait_plot(arms: list[Arm]) -> str:
         if arm.queue:
             left.hist(
                 arm.queue,
-                bins=np.arange(-0.5, max(arm.queue) + 1.5),
+                bins=[b - 0.5 for b in range(max(arm.queue) + 2)],
                 histtype="step",
                 color=colour,
                 label=arm.name,

@@ -55,9 +55,9 @@ def feed(endpoints: list[str], index: int, setting: Setting) -> None:
     ).run()
 
 
-def run_streamed(name: str, policy: siftd.Policy, data: Any, setting: Setting) -> Arm:
+def run_streamed(name: str, policy: siftd.Policy | str, data: Any, setting: Setting) -> Arm:
     model = fresh_model(setting.seed)
-    arm = Arm(name, str(policy), keep_fraction_requested=policy.requested_keep)
+    arm = Arm(name, str(policy))
     example = (data[0][: setting.batch_size], data[1][: setting.batch_size])
     scorer = siftd.export_scorer(model, "cross_entropy", example)
     workers = LocalWorkers(scorer.archive, [("cpu", 1)] * setting.workers)
@@ -88,6 +88,7 @@ def run_streamed(name: str, policy: siftd.Policy, data: Any, setting: Setting) -
         loader.start()
         train(arm, setting, model, batches, lambda: loader.step(model), watch, data[2:])
         watch.finish()
+        arm.policy, arm.keep_fraction_requested = str(loader.policy), loader.policy.requested_keep
     for process in loaders:
         process.join(20)
     workers.close()

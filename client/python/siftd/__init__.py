@@ -1,23 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
 """siftd: trains on the samples that are worth a step. Sifting workers score candidates beside the training loop."""
 
-from siftd._info import BatchInfo, Stats
-from siftd.candidates import CandidateLoader
-from siftd.dropin import SiftingDataLoader
-from siftd.errors import (
-    ConfigError,
-    ExportError,
-    SiftdError,
-    SiftdTimeoutError,
-    StateError,
-    StructureError,
-    WorkerError,
-)
-from siftd.export import Scorer, export_scorer
-from siftd.policy import ComposerRank, Confidence, LossCdf, Modifiers, Policy, TopK, Uniform
-from siftd.stream import StreamLoader
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from siftd._info import BatchInfo, Stats
+    from siftd.candidates import CandidateLoader
+    from siftd.dropin import SiftingDataLoader
+    from siftd.errors import (
+        ConfigError,
+        ExportError,
+        SiftdError,
+        SiftdTimeoutError,
+        StateError,
+        StructureError,
+        WorkerError,
+    )
+    from siftd.export import Scorer, export_scorer
+    from siftd.policy import ComposerRank, Confidence, LossCdf, Modifiers, Policy, TopK, Uniform
+    from siftd.stream import StreamLoader
 
 __version__ = "0.1.0"
+
+# Where each public name lives; imported when it is first used, so that no process loads what it does not need.
+_HOMES = {
+    "_info": ["BatchInfo", "Stats"],
+    "candidates": ["CandidateLoader"],
+    "dropin": ["SiftingDataLoader"],
+    "errors": [
+        "ConfigError",
+        "ExportError",
+        "SiftdError",
+        "SiftdTimeoutError",
+        "StateError",
+        "StructureError",
+        "WorkerError",
+    ],
+    "export": ["Scorer", "export_scorer"],
+    "policy": ["ComposerRank", "Confidence", "LossCdf", "Modifiers", "Policy", "TopK", "Uniform"],
+    "stream": ["StreamLoader"],
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "BatchInfo",
@@ -42,3 +68,10 @@ __all__ = [
     "WorkerError",
     "export_scorer",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'siftd' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"siftd.{home}"), name)

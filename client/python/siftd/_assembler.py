@@ -50,9 +50,9 @@ class Assembler:
         self._taken = begin
         self.rows -= rows
         merged = {name: np.concatenate([i[name] for i in infos]) for name in infos[0]}
-        return batch, BatchInfo(**merged, keys=keys)
+        return batch, BatchInfo(**merged, keys=keys)  # type: ignore[arg-type]
 
-    def unhanded(self) -> list[tuple[tuple[int, int], int, _structure.Flat, dict[str, Any]]]:
+    def unhanded(self) -> list[tuple[tuple[Any, int], int, _structure.Flat, dict[str, Any]]]:
         """(key, rows handed out before, the other rows, their info) of each piece, oldest first."""
         out = []
         for i, piece in enumerate(self._pieces):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from siftd._session import ClientSession
@@ -117,7 +118,7 @@ class ClientCore:
         for worker, session in enumerate(self.sessions):
             if session.silent(now):
                 self.lose(worker, "silent for too long", now)
-            session.poll(now, lambda w=worker: self.actions.reconnect.append(w), lambda w=worker: self._hello(w, now))
+            session.poll(now, partial(self.actions.reconnect.append, worker), partial(self._hello, worker, now))
             if session.heartbeat_due(now):
                 self.send(worker, self.heartbeat(), (), now)
         self.on_time(now)

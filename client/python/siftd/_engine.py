@@ -25,6 +25,7 @@ from siftd._loader_core import Lease, LoaderCore, Verdicted
 from siftd._source import Candidate, End, Feed
 from siftd._wire import wire_pb2
 from siftd._wire_tensor import pack
+from siftd.errors import StructureError
 
 log = logging.getLogger("siftd")
 
@@ -168,9 +169,7 @@ class Engine:
         try:
             tensors, payload = pack((name, item.flat.tensors[name]) for name in self.options.fields)
         except KeyError as error:
-            self._end = End(
-                item.seq, _structure.StructureError(f"a batch lacks field {error}, which the scorer reads")
-            )
+            self._end = End(item.seq, StructureError(f"a batch lacks field {error}, which the scorer reads"))
             return
         key = (self.pass_number, item.seq)
         self.core.offer(
@@ -241,7 +240,7 @@ class Engine:
     def _make(self, rows: int) -> bool:
         try:
             flat, info = self.assembler.take(rows)
-        except _structure.StructureError as error:
+        except StructureError as error:
             self.ready.append(Ready(None, error=error, end_of=self.pass_number))
             self.assembler.clear()
             self._end = End(0, error)
@@ -273,7 +272,7 @@ class Engine:
             self._quick = 0
             self.stats.breaker_opened += 1
             log.warning(
-                "siftd: no verdict for %.1f s with %d workers connected: batches go out unsifted until they answer again",
+                "siftd: no verdict for %.1f s, %d workers connected: batches go out unsifted until they answer again",
                 self.options.starve_timeout,
                 self.core.connected,
             )
@@ -334,5 +333,3 @@ def piece_info(
         "unsifted": np.full(k, not sifted),
         "epochs": np.full(k, epoch, np.int64),
     }
-
-

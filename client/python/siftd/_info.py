@@ -25,7 +25,9 @@ class BatchInfo:
       staleness: [n] int64, trainer steps between the scoring model and this batch; -1 = not scored.
       unsifted: [n] bool, handed out without a decision of the policy.
       epochs: [n] int64, epoch of the candidate batch.
-      keys: (pass, seq, rows) of the candidate batches that the rows come from, in order.
+      keys: (pass, seq, rows) of the candidate batches that the rows come from, in order; in stream mode the pass is
+        (loader, pass).
+      ordinal: number of the batch among those handed out, from 1.
     """
 
     ids: Array
@@ -37,7 +39,7 @@ class BatchInfo:
     staleness: Array
     unsifted: Array
     epochs: Array
-    keys: list[tuple[int, int, int]]
+    keys: list[tuple[Any, int, int]]
     ordinal: int = 0
 
 
@@ -103,6 +105,6 @@ class Stats:
 class Piece:
     """Kept rows of one candidate batch, with what is known of each; `info` arrays are [rows]."""
 
-    key: tuple[int, int]
+    key: tuple[Any, int]
     flat: Any
     info: dict[str, Array] = field(default_factory=dict)

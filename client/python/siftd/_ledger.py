@@ -11,7 +11,7 @@ import bisect
 from collections import deque
 from typing import Any
 
-Key = tuple[int, int]  # (pass, seq)
+Key = tuple[Any, int]  # (pass, seq); in stream mode the pass is (loader, pass)
 
 
 class IntervalSet:
@@ -51,9 +51,9 @@ class IntervalSet:
 
 class Ledger:
     def __init__(self) -> None:
-        self.trained: dict[int, IntervalSet] = {}  # by pass
+        self.trained: dict[Any, IntervalSet] = {}  # by pass
         self._left: dict[Key, int] = {}  # kept rows of a key that are not trained
-        self._handed: deque[tuple[int, list[tuple[int, int, int]]]] = deque()  # ordinal, keys
+        self._handed: deque[tuple[int, list[tuple[Any, int, int]]]] = deque()  # ordinal, keys
         self.rows = 0  # trained
 
     def decided(self, key: Key, kept: int) -> None:
@@ -62,7 +62,7 @@ class Ledger:
         else:
             self._left[key] = kept
 
-    def handed_out(self, ordinal: int, keys: list[tuple[int, int, int]]) -> None:
+    def handed_out(self, ordinal: int, keys: list[tuple[Any, int, int]]) -> None:
         self._handed.append((ordinal, keys))
 
     def mark_trained(self, ordinal: int) -> int:
@@ -85,16 +85,14 @@ class Ledger:
         """Kept rows of `key` that are not trained."""
         return self._left.get(key, 0)
 
-    def close_pass(self, number: int) -> None:
+    def close_pass(self, number: Any) -> None:
         """The pass is over, or given up: nothing of it is remembered."""
         self.trained.pop(number, None)
         for key in [k for k in self._left if k[0] == number]:
             del self._left[key]
-        self._handed = deque(
-            (o, kept) for o, keys in self._handed if (kept := [k for k in keys if k[0] != number])
-        )
+        self._handed = deque((o, kept) for o, keys in self._handed if (kept := [k for k in keys if k[0] != number]))
 
-    def handed_untrained(self) -> list[tuple[int, list[tuple[int, int, int]]]]:
+    def handed_untrained(self) -> list[tuple[int, list[tuple[Any, int, int]]]]:
         return list(self._handed)
 
     def as_dict(self) -> dict[str, Any]:

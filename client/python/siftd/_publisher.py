@@ -60,10 +60,17 @@ class PublisherCore(ClientCore):
 
     def on_open(self, worker: int, died: bool, now: float) -> None:
         session = self.sessions[worker]
-        self._transfers[worker] = _Transfer(has_artifact=not session.welcome.needs_artifact)
+        welcome = session.welcome
+        self._transfers[worker] = _Transfer(
+            has_artifact=not welcome.needs_artifact,
+            applied=welcome.model_version if welcome.run == self.run else 0,
+        )
         if session.welcome.needs_artifact and not session.welcome.artifact_upload:
-            self._refused(worker, "it has no scorer, or another one, and takes none over the wire; start it with "
-                          "--artifact FILE (Scorer.save) or --allow-artifact-upload")
+            self._refused(
+                worker,
+                "it has no scorer, or another one, and takes none over the wire; start it with "
+                "--artifact FILE (Scorer.save) or --allow-artifact-upload",
+            )
         self._pump(worker, now)
 
     def on_lost(self, worker: int, now: float) -> None:
@@ -172,9 +179,13 @@ class Publisher:
     def wait(self, version: int, timeout: float, workers: int = 1) -> bool:
         """Until at least `workers` workers use `version` or a newer one; False: the deadline passed."""
         with self._applied:
-            return self._applied.wait_for(
-                lambda: self.core.applied(version) >= workers or bool(self.core.failure) or not self._io.alive, timeout
-            ) and self.core.applied(version) >= workers
+            return (
+                self._applied.wait_for(
+                    lambda: self.core.applied(version) >= workers or bool(self.core.failure) or not self._io.alive,
+                    timeout,
+                )
+                and self.core.applied(version) >= workers
+            )
 
     def close(self) -> None:
         self._leaving = True

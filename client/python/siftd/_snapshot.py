@@ -34,12 +34,12 @@ class Snapshot:
         """Computes digest and checksums; off the training thread."""
         if self.begin.sha256:
             return
-        view = memoryview(self.data)
+        view = self.data.data
         self.crc32 = [zlib.crc32(view[a : a + CHUNK_BYTES]) for a in range(0, len(view), CHUNK_BYTES)]
         self.begin.sha256 = hashlib.sha256(view).digest()
 
     def chunk(self, index: int) -> memoryview:
-        return memoryview(self.data[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES])
+        return self.data[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES].data
 
 
 def _begin(kind: int, run: int, version: int, step: int, total: int) -> Any:

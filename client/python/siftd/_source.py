@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The user's loader as a stream of numbered candidate batches with sample ids.
 
-RNG: `iter(loader)` and the first `next` run on the caller's thread, as without siftd; forks of DataLoader workers happen
-there too, before any thread of ours. A background thread pulls the rest.
+RNG: `iter(loader)` and the first `next` run on the caller's thread, as without siftd; forks of DataLoader workers
+happen there too, before any thread of ours. A background thread pulls the rest.
 """
 
 from __future__ import annotations
@@ -113,8 +113,9 @@ class Source:
 
     def set_epoch(self, epoch: int) -> None:
         for owner in (self.loader, getattr(self.loader, "sampler", None), getattr(self.loader, "batch_sampler", None)):
-            if hasattr(owner, "set_epoch"):
-                owner.set_epoch(epoch)
+            announce = getattr(owner, "set_epoch", None)
+            if announce is not None:
+                announce(epoch)
 
     def generators(self) -> list[torch.Generator]:
         batch_sampler = getattr(self.loader, "batch_sampler", None)

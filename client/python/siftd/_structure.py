@@ -153,7 +153,9 @@ def concat(pieces: Sequence[Flat], pad: Mapping[str, float] | None = None) -> Fl
         if any(p.shape[1:] != parts[0].shape[1:] for p in parts):
             parts = _padded(name, parts, pad or {})
         tensors[name] = torch.cat(parts)
-    listed = {name: [v for piece in pieces for v in piece.listed[name]] for name in first.listed}
+    listed: dict[str, Sequence[Any]] = {
+        name: [v for piece in pieces for v in piece.listed[name]] for name in first.listed
+    }
     return Flat(first.spec, sum(p.rows for p in pieces), tensors, listed, first.whole)
 
 
@@ -171,7 +173,7 @@ def _padded(name: str, parts: list[torch.Tensor], pad: Mapping[str, float]) -> l
     for part in parts:
         if list(part.shape[1:]) != sizes:
             full = part.new_full((len(part), *sizes), pad[name])
-            full[tuple([slice(None), *(slice(0, n) for n in part.shape[1:])])] = part
+            full[(slice(None), *(slice(0, n) for n in part.shape[1:]))] = part
             part = full
         out.append(part)
     return out

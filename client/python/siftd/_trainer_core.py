@@ -245,7 +245,7 @@ class TrainerCore(ClientCore):
                 ready.append((index, number, end))
             if not ready:
                 return
-            for index, number, end in ready:
+            for index, number, _end in ready:
                 state = self.loaders[index]
                 state.next_pass = number + 1
                 state.passes.pop(number, None)

@@ -140,8 +140,9 @@ class IoThread:
         now = time.monotonic()
         for source, _ in events:
             if source == self._wake_fd:
-                self._awake.clear()
+                # In this order: a wake-up between the two leaves nothing unread behind, and its cause is seen below.
                 os.eventfd_read(self._wake_fd)
+                self._awake.clear()
         for worker, link in enumerate(self._sockets):
             self._receive(worker, link, now)
         self._turn(now)

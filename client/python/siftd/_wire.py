@@ -95,9 +95,7 @@ def decode(frames: Sequence[Any]) -> tuple[Any, list[memoryview]]:
     try:
         message = cls.FromString(header.tobytes())
     except DecodeError as error:
-        raise WireError(
-            "header", f"no {name} message ({header.nbytes} bytes)", "valid protobuf"
-        ) from error
+        raise WireError("header", f"no {name} message ({header.nbytes} bytes)", "valid protobuf") from error
     check.check(name, message, payload)
     return message, payload
 

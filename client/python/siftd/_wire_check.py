@@ -74,9 +74,7 @@ def _bytes(field: str, desc: Any) -> int:
     sizes = tuple(desc.shape)
     product = math.prod(size for size in sizes if size) * _ITEM_BYTES[desc.dtype]
     if any(size < 0 for size in sizes) or product >= 1 << 64:
-        raise WireError(
-            f"{field}.shape", list(sizes), "sizes of 0 or more, below 2^64 bytes in all"
-        )
+        raise WireError(f"{field}.shape", list(sizes), "sizes of 0 or more, below 2^64 bytes in all")
     return 0 if 0 in sizes else product
 
 
@@ -93,9 +91,7 @@ def _tensors(descs: Sequence[Any], payload: Sequence[memoryview], rows: int) -> 
         used.add(desc.frame)
         need, have = _bytes(field, desc), payload[desc.frame].nbytes
         if need != have:
-            raise WireError(
-                f"{field}'s frame", f"{have} bytes long", f"what its shape says, {need}"
-            )
+            raise WireError(f"{field}'s frame", f"{have} bytes long", f"what its shape says, {need}")
         if not desc.shape or desc.shape[0] != rows:
             first = desc.shape[0] if desc.shape else "missing"
             raise WireError(f"{field}.shape[0]", first, f"the number of rows, {rows}")
@@ -205,9 +201,7 @@ def _decided(d: Any) -> None:
     _most("decided.loader's length", sizes[0], LIMITS.intervals)
     _most("decided.next_pass's length", len(d.next_pass), LIMITS.loaders)
     if len(set(sizes)) != 1:
-        raise WireError(
-            "decided's arrays", " and ".join(map(str, sizes)) + " long", "equal lengths"
-        )
+        raise WireError("decided's arrays", " and ".join(map(str, sizes)) + " long", "equal lengths")
     before = (-1, 0, 0)
     for i, (loader, pass_, begin, end) in enumerate(zip(*columns, strict=True)):
         if begin >= end or (loader, pass_, begin) < before:

@@ -57,9 +57,7 @@ def dtype_number(value: Any) -> int:
 
 def describe(name: str, value: Any, frame: int) -> Any:
     """TensorDesc of an array or tensor whose bytes are payload frame `frame`."""
-    return wire_pb2.TensorDesc(
-        name=name, dtype=dtype_number(value), shape=tuple(value.shape), frame=frame
-    )
+    return wire_pb2.TensorDesc(name=name, dtype=dtype_number(value), shape=tuple(value.shape), frame=frame)
 
 
 def raw_bytes(value: Any) -> memoryview:
@@ -89,9 +87,7 @@ def to_numpy(desc: Any, payload: Sequence[memoryview]) -> np.ndarray[Any, Any]:
     dtype = _NUMPY.get(desc.dtype)
     if dtype is None:
         name = _BY_NUMBER.get(desc.dtype, str(desc.dtype))
-        raise WireError(
-            f"dtype of '{desc.name}'", name, "a NumPy type (bfloat16 needs torch: to_torch)"
-        )
+        raise WireError(f"dtype of '{desc.name}'", name, "a NumPy type (bfloat16 needs torch: to_torch)")
     array = np.frombuffer(payload[desc.frame], dtype=dtype)
     if not array.flags.aligned:
         array = array.copy()

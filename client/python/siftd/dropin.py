@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from siftd import _structure, policy as policies
+from siftd import _structure
+from siftd import policy as policies
 from siftd._engine import Engine, EngineOptions, Ready
 from siftd._info import BatchInfo, Piece, Stats
 from siftd._loader_core import LoaderCore, LoaderOptions
@@ -23,8 +24,8 @@ from siftd._publisher import Publisher
 from siftd._session import new_incarnation
 from siftd._snapshot import Snapshotter, artifact_snapshot
 from siftd._source import Feed, PassState, Source
-from siftd._state import INFO_FIELDS
 from siftd._spawn import LocalWorkers, plan
+from siftd._state import INFO_FIELDS
 from siftd._transport import IoThread
 from siftd._wire import wire_pb2
 from siftd.errors import ConfigError, SiftdTimeoutError, StateError, WorkerError
@@ -117,7 +118,11 @@ class SiftingDataLoader:
             if value is not None:
                 _in_range(name, value, 1, 10**12)
         _in_range("max_staleness_steps", max_staleness_steps, 0, 10**9)
-        for name, seconds in (("timeout", timeout), ("starve_timeout", starve_timeout), ("start_timeout", start_timeout)):
+        for name, seconds in (
+            ("timeout", timeout),
+            ("starve_timeout", starve_timeout),
+            ("start_timeout", start_timeout),
+        ):
             if not seconds > 0:
                 raise ConfigError(name, seconds, "> 0 seconds")
         if batch_size is not None:
@@ -324,7 +329,9 @@ class SiftingDataLoader:
             "confidence" if isinstance(self.policy, policies.Confidence) else "loss"
         )
         if needs not in self.scorer.columns:
-            raise ConfigError("policy", str(self.policy), f"one that reads a column of the scorer: {self.scorer.columns}")
+            raise ConfigError(
+                "policy", str(self.policy), f"one that reads a column of the scorer: {self.scorer.columns}"
+            )
         endpoints = self._endpoints()
         self._run = time.time_ns()
         self._snapshotter = Snapshotter(self.scorer.state)

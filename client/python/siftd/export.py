@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -70,7 +70,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     """The user's own module inside DistributedDataParallel, DataParallel or torch.compile."""
     while True:
         if hasattr(model, "_orig_mod"):
-            model = model._orig_mod
+            model = cast(nn.Module, model._orig_mod)
         elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module
         else:
@@ -104,7 +104,7 @@ class _ScorerModule(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        self.loss = loss
+        self.loss: Any = loss
         self.keywords = keywords
         self.inputs = inputs
         self.logits = logits  # None: find out
@@ -134,7 +134,7 @@ class _ScorerModule(nn.Module):
             if not targets:
                 raise ExportError(f'loss="{self.loss}" needs a target, and the batch has one field only')
             return _NAMED[self.loss](output, targets[0])
-        return self.loss(output, *targets)
+        return cast(torch.Tensor, self.loss(output, *targets))
 
 
 def _main_output(output: Any) -> Any:
@@ -177,9 +177,9 @@ def _as_loss(loss: Loss | nn.Module) -> Loss:
             raise ConfigError("loss", loss, f"{', '.join(_NAMED)}, or a callable(output, target) -> [n]")
         return loss
     if isinstance(loss, nn.Module) and hasattr(loss, "reduction"):
-        loss = copy.deepcopy(loss)
-        loss.reduction = "none"
-        return loss.eval()
+        unreduced: Any = copy.deepcopy(loss)
+        unreduced.reduction = "none"
+        return cast(nn.Module, unreduced.eval())
     if not callable(loss):
         raise ConfigError("loss", loss, f"{', '.join(_NAMED)}, or a callable(output, target) -> [n]")
     return loss
@@ -213,7 +213,9 @@ def export_scorer(
     try:
         clone = copy.deepcopy(unwrap(model)).cpu().eval().requires_grad_(False)
     except Exception as error:
-        raise ExportError(f"the model can't be copied: {error}. Export it before hooks or graphs are attached") from error
+        raise ExportError(
+            f"the model can't be copied: {error}. Export it before hooks or graphs are attached"
+        ) from error
     scorer = _ScorerModule(clone, _as_loss(loss), keywords, len(inputs)).eval()
     with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer's; the self-test checks what they warn of
@@ -241,7 +243,7 @@ def _first_line(error: BaseException) -> str:
 
 def _run(scorer: _ScorerModule, fields: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     try:
-        return scorer(*fields)
+        return cast(tuple[torch.Tensor, ...], scorer(*fields))
     except (ExportError, ConfigError):
         raise
     except Exception as error:

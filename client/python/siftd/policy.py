@@ -228,7 +228,8 @@ def resolve(
     """The policy meant by the arguments of a loader.
 
     "auto" is Confidence where the scorer sees logits, else LossCdf(beta=1); an explicit `beta` or `keep` means
-    LossCdf, as in SageMaker, after WARM_UP steps. Where total_steps is known and no `end` was given, the last 20 % stay unsifted.
+    LossCdf, as in SageMaker, after WARM_UP steps. Where total_steps is known and no `end` was given, the last 20 % stay
+    unsifted.
     """
     if isinstance(policy, str) and policy != "auto":
         raise ConfigError("policy", policy, '"auto" or a policy such as siftd.Confidence()')

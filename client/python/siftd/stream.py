@@ -29,7 +29,7 @@ from siftd._trainer_core import EpochMark, TrainerCore, TrainerOptions
 from siftd._transport import IoThread
 from siftd._wire import wire_pb2
 from siftd._wire_tensor import to_torch
-from siftd.errors import ConfigError, SiftdTimeoutError, StateError, WorkerError
+from siftd.errors import ConfigError, SiftdTimeoutError, StateError, StructureError, WorkerError
 from siftd.export import Loss, Scorer, export_scorer
 
 STATE_SCHEMA = 1
@@ -364,7 +364,7 @@ class StreamLoader:
         try:
             while len(self._ready) < self._prefetch and self._make_one():
                 pass
-        except _structure.StructureError as error:
+        except StructureError as error:
             self._ready.append(Ready(None, error=error))
         after = {p[0] for p in self._assembler.unhanded()}
         return [(key[0][0], key[0][1], key[1]) for key in before - after]
@@ -414,7 +414,8 @@ class StreamLoader:
         s = self.stats()
         wait = 1e3 * s.wait_seconds / max(1, s.batches)
         return (
-            f"kept {s.keep_fraction:5.1%}  model v{s.model_versions}  stale {s.staleness:4.1f}  wait {wait:5.2f} ms/step"
+            f"kept {s.keep_fraction:5.1%}  model v{s.model_versions}  stale {s.staleness:4.1f}  "
+            f"wait {wait:5.2f} ms/step"
         )
 
     # ------------------------------------------------------------ state
@@ -503,9 +504,7 @@ class StreamLoader:
         assert self._core is not None
         state = self._resume
         self._next_pass = {int(k): v for k, v in state["next_pass"].items()}
-        passes = {
-            int(i): {int(n): pairs for n, pairs in by_pass.items()} for i, by_pass in state["trained"].items()
-        }
+        passes = {int(i): {int(n): pairs for n, pairs in by_pass.items()} for i, by_pass in state["trained"].items()}
         half = state["half"]
         for index, by_pass in passes.items():
             for number, pairs in by_pass.items():
