@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     else:
         run = run_sifted
     arms.append(run("sifted", "auto", data, setting))
-    # SageMaker sifts after 1,000 steps by default, Selective-Backprop after one epoch. Without a warm-up this rule keeps
+    # SageMaker sifts after 1,000 steps by default, Selective-Backprop after an epoch. Without a warm-up this rule keeps
     # an untrained model at chance here.
     warm_up = siftd.Modifiers(sift_delay=len(data[1]) // setting.batch_size)
     arms.append(run("loss_cdf", siftd.LossCdf(beta=1.0, modifiers=warm_up), data, setting))

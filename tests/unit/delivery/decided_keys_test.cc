@@ -81,7 +81,7 @@ TEST(DecidedKeys, AgreesWithAPlainSet) {
     DecidedKeys keys;
     std::set<BatchKey> plain;
     for (int i = 0; i < 120; ++i) {
-      const BatchKey key{random() % 2, random() % 2, random() % 60};
+      const BatchKey key{static_cast<std::uint32_t>(random() % 2), random() % 2, random() % 60};
       if (random() % 8 == 0) {
         const std::uint64_t end = key.seq + 1 + random() % 10;
         DecidedSet set;
