@@ -16,8 +16,8 @@ namespace siftd {
 class TrainProgress {
  public:
   TrainProgress() = default;
-  // Continues from a state.
-  explicit TrainProgress(const DecidedSet& trained) : trained_(trained) {}
+  // Continues from a state: what Decided() and half() gave.
+  TrainProgress(const DecidedSet& decided, const std::optional<BatchKey>& half) : trained_(decided), half_(half) {}
 
   // A key without kept rows: nothing of it will be trained.
   void Empty(const BatchKey& key) { trained_.Insert(key); }

@@ -20,7 +20,7 @@ import torch
 from siftd import _structure
 from siftd._assembler import Assembler
 from siftd._info import BatchInfo, Piece, Stats
-from siftd._ledger import Ledger
+from siftd._ledger import IntervalSet, Ledger
 from siftd._loader_core import Lease, LoaderCore, Verdicted
 from siftd._source import Candidate, End, Feed
 from siftd._wire import wire_pb2
@@ -83,11 +83,13 @@ class Engine:
             self.pass_number, self.epoch, self._feed, self._end = number, epoch, feed, None
             self._starving_since = None
 
-    def restore(self, piece: Piece) -> None:
-        """Rows of a half-trained batch, from a state: they go first."""
+    def restore(self, number: int, trained: IntervalSet, rows: list[Piece]) -> None:
+        """From a state: what is trained of the pass, and rows that go first."""
         with self.lock:
-            self.ledger.decided(piece.key, piece.flat.rows)
-            self.assembler.add(piece)
+            self.ledger.trained[number] = trained
+            for piece in rows:
+                self.ledger.decided(piece.key, piece.flat.rows)
+                self.assembler.add(piece)
 
     def cancel(self) -> Feed | None:
         """Gives the pass up; the caller closes the feed."""

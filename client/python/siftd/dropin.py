@@ -18,14 +18,15 @@ from torch import nn
 from siftd import _structure
 from siftd import policy as policies
 from siftd._engine import Engine, EngineOptions, Ready
-from siftd._info import BatchInfo, Piece, Stats
+from siftd._info import BatchInfo, Stats
+from siftd._ledger import IntervalSet
 from siftd._loader_core import LoaderCore, LoaderOptions
 from siftd._publisher import Publisher
 from siftd._session import new_incarnation
 from siftd._snapshot import Snapshotter, artifact_snapshot
 from siftd._source import Feed, PassState, Source
 from siftd._spawn import LocalWorkers, plan
-from siftd._state import INFO_FIELDS
+from siftd._state import INFO_FIELDS, load_piece, save_piece
 from siftd._transport import IoThread
 from siftd._wire import wire_pb2
 from siftd.errors import ConfigError, SiftdTimeoutError, StateError, WorkerError
@@ -219,27 +220,28 @@ class SiftingDataLoader:
 
     def _begin_pass(self) -> None:
         resume, self._resume = self._resume, None
-        trained = None
-        if resume is not None and resume.get("pass") is not None:
-            saved = resume["pass"]
-            self._pass = PassState(saved["number"], saved["epoch"], saved["rng"], saved["generators"])
-            intervals = resume["trained"]
-            trained = intervals.__contains__
+        skip: Callable[[int], bool] | None = None
+        trained = IntervalSet()
+        saved = [] if resume is None else [load_piece(r) for r in resume["rows"]]
+        if resume is not None and resume["pass"] is not None:
+            was = resume["pass"]
+            self._pass = PassState(was["number"], was["epoch"], was["rng"], was["generators"])
+            trained = IntervalSet(resume["trained"])
+            # The rows of these batches are in the state: they are not loaded again.
+            here = {piece.key[1] for piece in saved if piece.key[0] == was["number"]}
+            skip = lambda seq: seq in trained or seq in here  # noqa: E731
         else:
             number, self._next_pass = self._next_pass, self._next_pass + 1
             epoch = number if self._next_epoch is None else self._next_epoch
             self._next_epoch = None
             self._pass = PassState(number, epoch)
         self._source.set_epoch(self._pass.epoch)
-        candidates = self._source.begin(self._pass, trained)
+        candidates = self._source.begin(self._pass, skip)
         if self._engine is None:
             candidates = self._start(candidates)
         assert self._engine is not None and self._io is not None
         if resume is not None:
-            if trained is not None:
-                self._engine.ledger.trained[self._pass.number] = resume["trained"]
-            if resume.get("half") is not None:
-                self._engine.restore(resume["half"])
+            self._engine.restore(self._pass.number, trained, saved)
         self._feed = Feed(candidates, 0, self._io.wake)
         self._engine.begin_pass(self._pass.number, self._pass.epoch, self._feed)
         self._io.wake()
@@ -261,15 +263,12 @@ class SiftingDataLoader:
             item = self._wait(began)
             if item.flat is not None and item.info is not None:
                 break
-            ended = self._pass
             self._pass = None
             if self._feed is not None:
                 self._feed.close()
                 self._feed = None
             if item.error is not None:
                 raise item.error
-            if ended is not None and self._engine.assembler.rows == 0 and self._step_called:
-                pass  # the state keeps what is not trained yet; the pass is closed once it all is
             if self._steps_per_epoch is None:
                 return None
             self._begin_pass()
@@ -483,59 +482,49 @@ class SiftingDataLoader:
             "batch_size": self._batch_size or 0,
             "pass": None,
             "trained": [],
-            "half": None,
+            "rows": [],
         }
-        if self._engine is None or self._pass is None:
-            return state
+        if self._engine is None:
+            return self._resume or state
         engine = self._engine
         with engine.lock:
             if self.last_batch_info is not None:
                 engine.stats.trained += engine.ledger.mark_trained(self.last_batch_info.ordinal)
-            state["pass"] = {
-                "number": self._pass.number,
-                "epoch": self._pass.epoch,
-                "rng": self._pass.rng,
-                "generators": list(self._pass.generators),
-            }
-            intervals = engine.ledger.trained.get(self._pass.number)
-            state["trained"] = intervals.pairs() if intervals is not None else []
-            state["half"] = self._half_trained()
+            if self._pass is not None:
+                state["pass"] = {
+                    "number": self._pass.number,
+                    "epoch": self._pass.epoch,
+                    "rng": self._pass.rng,
+                    "generators": list(self._pass.generators),
+                }
+                intervals = engine.ledger.trained.get(self._pass.number)
+                state["trained"] = intervals.pairs() if intervals is not None else []
+            state["rows"] = self._rows_to_save()
         return state
 
-    def _half_trained(self) -> dict[str, Any] | None:
-        """Untrained rows of the one key of which some rows are trained. REQUIRES: the engine's lock."""
+    def _rows_to_save(self) -> list[dict[str, Any]]:
+        """Untrained rows that a repeat of the pass would not bring back: those of the one key of which some rows are
+        trained, and those carried over from earlier passes. Fewer than a batch but for what is ready to be handed out.
+        REQUIRES: the engine's lock."""
         engine = self._engine
         assert engine is not None
-        if self.last_batch_info is None or not self.last_batch_info.keys:
-            return None
-        number, seq, _ = self.last_batch_info.keys[-1]
-        if engine.ledger.untrained_of((number, seq)) == 0:
-            return None
-        flats, infos = [], []
+        half = None
+        if self.last_batch_info is not None and self.last_batch_info.keys:
+            number, seq, _ = self.last_batch_info.keys[-1]
+            half = (number, seq) if engine.ledger.untrained_of((number, seq)) > 0 else None
+        now = None if self._pass is None else self._pass.number
+        parts: dict[tuple[int, int], list[tuple[_structure.Flat, dict[str, Any]]]] = {}
         for item in engine.ready:
-            if item.flat is None or item.info is None:
-                continue
             at = 0
-            for p, s, rows in item.info.keys:
-                if (p, s) == (number, seq):
-                    flats.append(item.flat.slice(at, at + rows))
-                    infos.append({n: getattr(item.info, n)[at : at + rows] for n in INFO_FIELDS})
+            for number, seq, rows in item.info.keys if item.info is not None else ():
+                if item.flat is not None and ((number, seq) == half or number != now):
+                    info = {n: getattr(item.info, n)[at : at + rows] for n in INFO_FIELDS}
+                    parts.setdefault((number, seq), []).append((item.flat.slice(at, at + rows), info))
                 at += rows
         for key, _, flat, info in engine.assembler.unhanded():
-            if key == (number, seq):
-                flats.append(flat)
-                infos.append(info)
-        flat = _structure.concat(flats, self._pad)
-        return {
-            "pass": number,
-            "seq": seq,
-            "rows": flat.rows,
-            "spec": flat.spec,
-            "tensors": {n: t.clone() for n, t in flat.tensors.items()},
-            "listed": {n: list(v) for n, v in flat.listed.items()},
-            "whole": dict(flat.whole),
-            "info": {n: np.concatenate([i[n] for i in infos]).tolist() for n in infos[0]},
-        }
+            if key == half or key[0] != now:
+                parts.setdefault(key, []).append((flat, info))
+        return [save_piece(key, pieces, self._pad) for key, pieces in parts.items()]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Acts on the next iter(). {} does nothing. Raises StateError when the state is another loader's."""
@@ -547,19 +536,10 @@ class SiftingDataLoader:
             if state[name] and mine and state[name] != mine:
                 raise StateError(f"the state was saved with {name} {state[name]}, this loader has {mine}")
         self._cancel_pass()
-        from siftd._ledger import IntervalSet
-
         self._next_pass = state["next_pass"]
         self._seed = state["seed"]
         self._steps = state["steps"]
-        self._resume = {"pass": state["pass"], "trained": IntervalSet(state["trained"]), "half": None}
-        half = state["half"]
-        if half is not None:
-            flat = _structure.Flat(half["spec"], half["rows"], half["tensors"], half["listed"], half["whole"])
-            info = {n: np.asarray(v, INFO_FIELDS[n]) for n, v in half["info"].items()}
-            self._resume["half"] = Piece((half["pass"], half["seq"]), flat, info)
-            # Its rows are in the state: the batch itself is not loaded again.
-            self._resume["skip"] = half["seq"]
+        self._resume = state
 
     # ------------------------------------------------------------------ end
     def close(self) -> None:

@@ -20,11 +20,11 @@ from siftd import policy as policies
 from siftd._assembler import Assembler
 from siftd._engine import Ready, piece_info
 from siftd._info import BatchInfo, Piece, Stats
-from siftd._ledger import Ledger
+from siftd._ledger import IntervalSet, Ledger
 from siftd._publisher import Publisher
 from siftd._session import new_incarnation
 from siftd._snapshot import Snapshotter, artifact_snapshot
-from siftd._state import INFO_FIELDS
+from siftd._state import INFO_FIELDS, load_piece, save_piece
 from siftd._trainer_core import EpochMark, TrainerCore, TrainerOptions
 from siftd._transport import IoThread
 from siftd._wire import wire_pb2
@@ -474,12 +474,7 @@ class StreamLoader:
             if key == (where, seq):
                 flats.append(flat)
                 infos.append(info)
-        flat = _structure.concat(flats, self._pad)
-        return {
-            "key": [where[0], where[1], seq],
-            "tensors": {n: t.clone() for n, t in flat.tensors.items()},
-            "info": {n: np.concatenate([i[n] for i in infos]).tolist() for n in INFO_FIELDS},
-        }
+        return save_piece((where, seq), list(zip(flats, infos, strict=True)), self._pad)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Before the first batch. {} does nothing."""
@@ -512,19 +507,12 @@ class StreamLoader:
                     for seq in range(begin, end):
                         self._ledger.decided(((index, number), seq), 0)
         if half is not None:
-            index, number, seq = half["key"]
-            tensors = half["tensors"]
-            rows = len(half["info"]["ids"])
-            flat = _structure.Flat(_structure.spec_of(list(tensors)), rows, tensors, {}, {})
-            info = {n: np.asarray(v, INFO_FIELDS[n]) for n, v in half["info"].items()}
-            info["staleness"] = np.zeros(rows, np.int64)
-            key = ((index, number), seq)
-            self._ledger.decided(key, rows)
-            self._assembler.add(Piece(key, flat, info))
-            self._added += rows
+            piece = load_piece(half)
+            (index, number), seq = piece.key
+            self._ledger.decided(piece.key, piece.flat.rows)
+            self._assembler.add(piece)
+            self._added += piece.flat.rows
             # Decided, so that it is not sent again; its rows are the state's.
-            from siftd._ledger import IntervalSet
-
             merged = IntervalSet(passes.setdefault(index, {}).get(number, []))
             merged.add(seq)
             passes[index][number] = merged.pairs()

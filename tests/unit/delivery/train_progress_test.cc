@@ -38,6 +38,16 @@ TEST(TrainProgress, AKeyOverSeveralBatchesStaysHalfUntilItsLastRow) {
   EXPECT_FALSE(p.half());
 }
 
+TEST(TrainProgress, ARestoredHalfKeyStaysHalfUntilItsRowsAreTrained) {
+  TrainProgress before;
+  before.Trained({Span({0, 0, 0}, false)});
+  TrainProgress p(before.Decided(), before.half());
+  ASSERT_TRUE(p.half());
+  p.Trained({Span({0, 0, 0}, true)});
+  EXPECT_FALSE(p.half());
+  EXPECT_TRUE(DecidedKeys(p.Decided()).Contains({0, 0, 0}));
+}
+
 TEST(TrainProgress, EpochsCloseTogetherOnceHandedOut) {
   TrainProgress p;
   p.Empty({0, 0, 0});
