@@ -127,7 +127,7 @@ void SiftGraph::Impl::Build() {
     select = std::make_unique<SelectNode>(
         g, flow::serial, [this](const SelectInput& in, auto& out) { Select(in, out); });
     emit = std::make_unique<flow::function_node<ScoredBatchPtr, int>>(
-        g, flow::unlimited, [this](const ScoredBatchPtr& b) { return Finish(b); });
+        g, flow::serial, [this](const ScoredBatchPtr& b) { return Finish(b); });
     flow::make_edge(*entry, *limiter);
     flow::make_edge(*limiter, *decode);
     flow::make_edge(*decode, *batch);

@@ -2,7 +2,7 @@
 // SiftGraph: the way of a candidate batch through a worker, as a oneTBB flow graph:
 //
 //   Submit -> queue -> limiter -> decode -> batcher -> queue -> score -> select -> emit -> DecidedPort
-//                         ^     (parallel) (serial)         (ScorerPort) (serial) (parallel)   |
+//                         ^     (serial)  (serial)          (ScorerPort) (serial) (serial)      |
 //                         +---------------------- one place is free again --------------------+
 //
 // Submit, Tick, Stages: any thread. Start, Close: the owner. Every batch that was submitted reaches DecidedPort exactly

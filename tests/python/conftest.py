@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,10 +19,8 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def the_binary(monkeypatch: pytest.MonkeyPatch) -> None:
     """Local workers of the tests are the binary that was built."""
-    try:
+    with contextlib.suppress(AssertionError):  # pure tests run without it; the others fail by its name
         monkeypatch.setenv("SIFTD_BIN", binary())
-    except AssertionError:
-        pass  # pure tests run without it; the others fail by its name
 
 
 @pytest.fixture

@@ -118,9 +118,7 @@ class Rows(Dataset[tuple[torch.Tensor, int]]):
 
 def toy_model(width: int = 8, classes: int = 5, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Linear(width, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, classes)
-    )
+    return nn.Sequential(nn.Linear(width, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, classes))
 
 
 def eager_losses(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

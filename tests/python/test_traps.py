@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import gc
 import logging
+import multiprocessing
+import os
 import threading
 import weakref
 from collections.abc import Iterator
@@ -22,7 +24,8 @@ KEEP_ALL = siftd.Uniform(1.0)
 
 
 def sift(loader: Any, worker: Worker, **options: Any) -> siftd.SiftingDataLoader:
-    options.setdefault("model", toy_model())
+    if "model" not in options:
+        options["model"] = toy_model()
     options.setdefault("policy", KEEP_ALL)
     return siftd.SiftingDataLoader(loader, workers=[worker.endpoint], **options)
 
@@ -49,7 +52,6 @@ def test_rng_order_and_forks(worker: Worker, workers: int) -> None:
         return first, after
 
     plain, sifted = order(False), order(True)
-    assert sorted(plain[0]) == sorted(sifted[0])
     assert plain[0] == sifted[0]
     assert torch.equal(plain[1], sifted[1])
 
@@ -89,9 +91,7 @@ def test_break_and_second_iter(worker: Worker) -> None:
             break
     rows = [v for x, _ in loader for v in x[:, 0].tolist()]
     assert len(rows) == len(set(rows)) == 320  # a whole new pass, nothing of the old one
-    stats = loader.stats()
-    assert stats.cancelled > 0
-    assert stats.candidates == stats.decided + stats.cancelled - stats.kept + stats.handed_out or stats.cancelled
+    assert loader.stats().cancelled > 0
     loader.close()
 
 
@@ -147,13 +147,13 @@ def test_resume_at_the_sampler(worker: Worker) -> None:
 
 
 class Words(Dataset[torch.Tensor]):
-    """Sequences of different lengths."""
+    """Sequences whose length grows with their number."""
 
     def __len__(self) -> int:
         return 64
 
     def __getitem__(self, i: int) -> torch.Tensor:
-        return torch.arange(1, 2 + i % 7)
+        return torch.arange(1, 2 + i // 8)
 
 
 def collate(rows: list[torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -195,7 +195,7 @@ def test_padded_batches_equal_the_collators_result(worker: Worker) -> None:
 
 def test_padding_that_is_not_known_is_asked_for(worker: Worker) -> None:
     loader = sift(
-        DataLoader(Words(), 8, shuffle=True, collate_fn=collate),
+        DataLoader(Words(), 8, collate_fn=collate),
         worker,
         model=BagOfWords(),
         policy=siftd.Uniform(0.6),
@@ -291,19 +291,42 @@ def test_capacity_message(worker: Worker, caplog: pytest.LogCaptureFixture, monk
     assert "workers like these keep up, 1 are there" in caplog.text
 
 
+class Loads(Dataset[Any]):
+    """Its target is the process that loaded it."""
+
+    def __len__(self) -> int:
+        return 160
+
+    def __getitem__(self, i: int) -> Any:
+        return Rows(160)[i][0], os.getpid()
+
+
+def one_per_row(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return (output.squeeze(1) - target).abs()
+
+
 def test_feeder_process(worker: Worker) -> None:
     """The user's loader runs in a process of its own; the rows are the same, and it ends with the pass."""
     plain = sorted(float(v) for x, _ in DataLoader(Rows(160), 16) for v in x[:, 0])
-    with sift(DataLoader(Rows(160), 16, shuffle=True), worker, feeder_process=True) as loader:
-        rows, ids = [], []
-        for x, _ in loader:
-            rows += x[:, 0].tolist()
-            assert loader.last_batch_info is not None
-            ids += loader.last_batch_info.ids.tolist()
-    assert sorted(rows) == plain
-    assert sorted(ids) == list(range(160))
-    import multiprocessing
-
+    orders = []
+    loader = sift(
+        DataLoader(Loads(), 16, shuffle=True), worker, model=nn.Linear(8, 1), loss=one_per_row, feeder_process=True
+    )
+    with loader:
+        for _ in range(2):
+            rows, ids, pids = [], [], set()
+            for x, pid in loader:
+                rows += x[:, 0].tolist()
+                pids |= set(pid.tolist())
+                assert loader.last_batch_info is not None
+                ids += loader.last_batch_info.ids.tolist()
+            assert sorted(rows) == plain
+            assert sorted(ids) == list(range(160))
+            assert len(pids) == 1
+            assert os.getpid() not in pids
+            orders.append(ids)
+        assert orders[0] != orders[1]
+        next(iter(loader))
     assert multiprocessing.active_children() == []
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from siftd import _structure
 from siftd import policy as policies
 from siftd._engine import Engine, EngineOptions, Ready
+from siftd._feeder import FeederProcess
 from siftd._info import BatchInfo, Stats
 from siftd._ledger import IntervalSet
 from siftd._loader_core import LoaderCore, LoaderOptions
@@ -236,7 +237,7 @@ class SiftingDataLoader:
             self._next_epoch = None
             self._pass = PassState(number, epoch)
         self._source.set_epoch(self._pass.epoch)
-        candidates = self._source.begin(self._pass, skip)
+        candidates = self._candidates(self._pass, skip)
         if self._engine is None:
             candidates = self._start(candidates)
         assert self._engine is not None and self._io is not None
@@ -245,6 +246,11 @@ class SiftingDataLoader:
         self._feed = Feed(candidates, 0, self._io.wake)
         self._engine.begin_pass(self._pass.number, self._pass.epoch, self._feed)
         self._io.wake()
+
+    def _candidates(self, state: PassState, skip: Callable[[int], bool] | None) -> Iterator[Any]:
+        if not self._feeder_process:
+            return self._source.begin(state, skip)
+        return iter(FeederProcess(self._source, state, skip))
 
     def _cancel_pass(self) -> None:
         if self._engine is None or self._pass is None:

@@ -43,8 +43,9 @@ bool JobSimulation::TrainOne(std::uint32_t rank) {
     t.progress.Trained(batch.spans);
     ++t.now.steps;
   } else if (item) {
-    if (item->epoch != t.now.epochs && item->epoch != options_.passes) Fail("an epoch out of order");
-    if (item->epoch == t.now.epochs) ++t.now.epochs;
+    // Loaders that start with nothing left to do end one more, empty pass.
+    const bool extra = item->epoch == options_.passes && t.now.epochs == options_.passes;
+    if (!extra && item->epoch != t.now.epochs++) Fail("an epoch out of order");
     t.progress.EpochOver();
   } else if (t.core->AllFinal()) {
     t.finished = true;  // and nothing is left to be taken
@@ -84,7 +85,7 @@ void JobSimulation::CheckEnd() {
       if (t.now.steps != options_.steps) Fail("steps are not steps_per_epoch");
       continue;
     }
-    if (t.now.epochs != options_.passes) Fail("epochs are not all there");
+    if (t.now.epochs != options_.passes) Fail(std::to_string(t.now.epochs) + " epochs of " + std::to_string(options_.passes));
     if (t.now.decisions.size() != options_.loaders * options_.passes * options_.batches) Fail("a key has no decision");
     std::size_t rows = 0;
     for (const auto& [key, kept] : t.now.decisions) {
@@ -94,6 +95,7 @@ void JobSimulation::CheckEnd() {
         if (it == t.now.trained.end() || it->second != 1) Fail("row " + std::to_string(id) + " was not trained");
       }
     }
+    if (options_.poison && t.now.decisions.at(poison_).size() != options_.rows) Fail("the poisoned batch was sifted");
     if (rows != t.now.trained.size()) Fail("a row was trained that no decision kept");
   }
 }

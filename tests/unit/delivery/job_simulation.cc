@@ -232,6 +232,7 @@ bool JobSimulation::Feed(Loader& l, std::uint32_t index) {
   if (l.left) return false;
   if (const auto position = l.core->TakePosition()) {
     l.placed = true;
+    l.run = position->run;
     l.pass = position->next_pass;
     l.repeat = position->repeat;
     l.seq = 0;
@@ -243,6 +244,7 @@ bool JobSimulation::Feed(Loader& l, std::uint32_t index) {
     l.core->Leave(now_);
     Act(l);
     l.left = true;
+    if (l.run < run_) StartLoader(index);  // it was done with a run that has begun again since
     return true;
   }
   const std::uint64_t batches = l.repeat || l.pass < options_.passes ? options_.batches : 0;

@@ -76,6 +76,7 @@ class JobSimulation {
     std::unique_ptr<LoaderCore> core;
     std::vector<Link> links;
     bool placed = false;  // has a position
+    std::uint64_t run = 0;
     std::uint64_t pass = 0;
     std::uint64_t seq = 0;
     bool repeat = false;
