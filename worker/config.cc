@@ -15,19 +15,22 @@ namespace siftd {
 namespace {
 
 // Every field that is a plain value, once: read, written and shown by the same list.
-#define SIFTD_CONFIG_FIELDS(X)                                                                           \
-  X(endpoint) X(port_file) X(name) X(job) X(insecure_plaintext) X(artifact) X(allow_artifact_upload)     \
-  X(device) X(lanes) X(threads) X(refuse_non_finite_weights) X(score_batch_rows) X(max_batch_age_ms)     \
-  X(max_inflight) X(graph_threads) X(budget_bytes) X(max_batch_bytes) X(max_frame_bytes)                 \
-  X(max_model_bytes) X(max_rows) X(loader_window) X(heartbeat_ms) X(liveness_ms) X(score_deadline_ms)    \
-  X(drain_ms) X(http) X(log_level) X(log_format) X(log_file)
+#define SIFTD_CONFIG_FIELDS(X)                                                                     \
+  X(endpoint)                                                                                      \
+  X(port_file) X(name) X(job) X(insecure_plaintext) X(artifact) X(allow_artifact_upload) X(device) \
+      X(lanes) X(threads) X(refuse_non_finite_weights) X(score_batch_rows) X(max_batch_age_ms)     \
+          X(max_inflight) X(graph_threads) X(budget_bytes) X(max_batch_bytes) X(max_frame_bytes)   \
+              X(max_model_bytes) X(max_rows) X(loader_window) X(heartbeat_ms) X(liveness_ms)       \
+                  X(score_deadline_ms) X(drain_ms) X(http) X(log_level) X(log_format) X(log_file)
 
 class Collector final : public google::protobuf::io::ErrorCollector {
  public:
   explicit Collector(std::string source) : source_(std::move(source)) {}
-  void AddError(int line, google::protobuf::io::ColumnNumber column, const std::string& message) override {
+  void AddError(int line, google::protobuf::io::ColumnNumber column,
+                const std::string& message) override {
     if (!text_.empty()) text_ += "\n";
-    text_ += source_ + ":" + std::to_string(line + 1) + ":" + std::to_string(column + 1) + ": " + message;
+    text_ += source_ + ":" + std::to_string(line + 1) + ":" + std::to_string(column + 1) + ": " +
+             message;
   }
   const std::string& text() const { return text_; }
 
@@ -42,7 +45,8 @@ Status InRange(const char* field, std::uint64_t value, std::uint64_t least, std:
                          std::to_string(least) + ", " + std::to_string(most) + "]");
 }
 
-Status OneOf(const char* field, const std::string& value, std::initializer_list<const char*> allowed) {
+Status OneOf(const char* field, const std::string& value,
+             std::initializer_list<const char*> allowed) {
   std::string list;
   for (const char* a : allowed) {
     if (value == a) return OkStatus();

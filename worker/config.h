@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The worker's configuration: defaults, file (protobuf text format), checks. Plain values; the main thread.
+// The worker's configuration: defaults, file (protobuf text format), checks. Plain values; the main
+// thread.
 #pragma once
 
 #include <cstdint>
@@ -53,8 +54,8 @@ struct WorkerConfig {
   Status Validate() const;
 };
 
-// Sets the fields that the text names and leaves the others. Errors give line:column and field; unknown fields are
-// refused. `source` names the text in errors.
+// Sets the fields that the text names and leaves the others. Errors give line:column and field;
+// unknown fields are refused. `source` names the text in errors.
 Status ParseConfig(const std::string& text, const std::string& source, WorkerConfig* config);
 Status ReadConfigFile(const std::string& path, WorkerConfig* config);
 

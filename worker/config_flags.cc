@@ -4,7 +4,8 @@
 namespace siftd {
 
 template <typename T>
-void ConfigFlags::Add(CLI::App* command, const std::string& name, T WorkerConfig::* field, const std::string& help) {
+void ConfigFlags::Add(CLI::App* command, const std::string& name, T WorkerConfig::*field,
+                      const std::string& help) {
   CLI::Option* option = nullptr;
   if constexpr (std::is_same_v<T, bool>) {
     option = command->add_flag(name, flags_.*field, help);
@@ -16,9 +17,10 @@ void ConfigFlags::Add(CLI::App* command, const std::string& name, T WorkerConfig
   });
 }
 
-void ConfigFlags::AddSize(CLI::App* command, const std::string& name, std::uint64_t WorkerConfig::* field,
-                          const std::string& help) {
-  CLI::Option* option = command->add_option(name, flags_.*field, help)->transform(CLI::AsSizeValue(false));
+void ConfigFlags::AddSize(CLI::App* command, const std::string& name,
+                          std::uint64_t WorkerConfig::*field, const std::string& help) {
+  CLI::Option* option =
+      command->add_option(name, flags_.*field, help)->transform(CLI::AsSizeValue(false));
   given_.push_back([this, option, field](WorkerConfig* config) {
     if (option->count() > 0) config->*field = flags_.*field;
   });
@@ -26,15 +28,18 @@ void ConfigFlags::AddSize(CLI::App* command, const std::string& name, std::uint6
 
 void ConfigFlags::AddTo(CLI::App* c) {
   using W = WorkerConfig;
-  c->add_option("--config", config_path_, "File in protobuf text format; see configs/ for commented examples");
+  c->add_option("--config", config_path_,
+                "File in protobuf text format; see configs/ for commented examples");
   c->add_option("--policy", policy_text_, "Policy in text format, e.g. 'uniform { keep: 0.5 }'");
   Add(c, "--endpoint", &W::endpoint, "tcp://ADDRESS:PORT (0 = any free port) or ipc://PATH");
   Add(c, "--port-file", &W::port_file, "Write the bound endpoint here when ready");
   Add(c, "--name", &W::name, "For logs and status");
   Add(c, "--job", &W::job, "Serve only this job");
-  Add(c, "--insecure-plaintext", &W::insecure_plaintext, "Allow an address that other hosts reach, unencrypted");
+  Add(c, "--insecure-plaintext", &W::insecure_plaintext,
+      "Allow an address that other hosts reach, unencrypted");
   Add(c, "--artifact", &W::artifact, "Scorer archive made by siftd.export_scorer");
-  Add(c, "--allow-artifact-upload", &W::allow_artifact_upload, "Take the scorer (code) from the publisher");
+  Add(c, "--allow-artifact-upload", &W::allow_artifact_upload,
+      "Take the scorer (code) from the publisher");
   Add(c, "--device", &W::device, "cpu, cuda or cuda:N");
   Add(c, "--lanes", &W::lanes, "Forwards at a time");
   Add(c, "--threads", &W::threads, "LibTorch threads per lane; 0 = cores / lanes");
@@ -44,7 +49,8 @@ void ConfigFlags::AddTo(CLI::App* c) {
   Add(c, "--max-batch-age-ms", &W::max_batch_age_ms, "A small batch waits this long for others");
   Add(c, "--max-inflight", &W::max_inflight, "Batches in the flow graph at most");
   Add(c, "--graph-threads", &W::graph_threads, "Threads of the flow graph");
-  AddSize(c, "--budget-bytes", &W::budget_bytes, "Candidates and kept rows held at most, e.g. 512MiB");
+  AddSize(c, "--budget-bytes", &W::budget_bytes,
+          "Candidates and kept rows held at most, e.g. 512MiB");
   AddSize(c, "--max-batch-bytes", &W::max_batch_bytes, "Largest candidate batch, e.g. 64MiB");
   AddSize(c, "--max-frame-bytes", &W::max_frame_bytes, "Largest tensor or chunk");
   AddSize(c, "--max-model-bytes", &W::max_model_bytes, "Largest model version");

@@ -20,8 +20,10 @@ class ConfigFlags {
 
  private:
   template <typename T>
-  void Add(CLI::App* command, const std::string& name, T WorkerConfig::* field, const std::string& help);
-  void AddSize(CLI::App* command, const std::string& name, std::uint64_t WorkerConfig::* field, const std::string& help);
+  void Add(CLI::App* command, const std::string& name, T WorkerConfig::*field,
+           const std::string& help);
+  void AddSize(CLI::App* command, const std::string& name, std::uint64_t WorkerConfig::*field,
+               const std::string& help);
 
   std::string config_path_;
   WorkerConfig flags_;  // holds what the flags say

@@ -4,6 +4,12 @@
 
 namespace siftd {
 
-enum ExitCode : int { kExitOk = 0, kExitFailure = 1, kExitUsage = 2, kExitConfig = 3, kExitUnreachable = 4 };
+enum ExitCode : int {
+  kExitOk = 0,
+  kExitFailure = 1,
+  kExitUsage = 2,
+  kExitConfig = 3,
+  kExitUnreachable = 4
+};
 
 }  // namespace siftd

@@ -31,7 +31,8 @@ Result<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string& address
     std::from_chars(address.data() + colon + 1, address.data() + address.size(), port);
   }
   if (port < 0 || port > 65535) {
-    return InvalidArgument("http is '" + address + "'; allowed: ADDRESS:PORT, for example 127.0.0.1:9090");
+    return InvalidArgument("http is '" + address +
+                           "'; allowed: ADDRESS:PORT, for example 127.0.0.1:9090");
   }
   const std::string host = address.substr(0, colon);
   auto impl = std::make_unique<Impl>();
@@ -43,10 +44,12 @@ Result<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string& address
       const std::lock_guard lock(p->mu);
       status = p->status;
     }
-    response.set_content(status == nullptr ? "" : MetricsText(*status), "text/plain; version=0.0.4");
+    response.set_content(status == nullptr ? "" : MetricsText(*status),
+                         "text/plain; version=0.0.4");
   });
-  p->server.Get("/healthz",
-                [](const httplib::Request&, httplib::Response& r) { r.set_content("ok\n", "text/plain"); });
+  p->server.Get("/healthz", [](const httplib::Request&, httplib::Response& r) {
+    r.set_content("ok\n", "text/plain");
+  });
   p->server.Get("/readyz", [p](const httplib::Request&, httplib::Response& response) {
     const std::lock_guard lock(p->mu);
     response.status = p->not_ready.empty() ? 200 : 503;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// HttpServer: /metrics (Prometheus text), /healthz, /readyz. Runs on threads of its own and reads only the last snapshot
-// that the I/O thread left. Start, destructor: the owner. Publish: the I/O thread.
+// HttpServer: /metrics (Prometheus text), /healthz, /readyz. Runs on threads of its own and reads
+// only the last snapshot that the I/O thread left. Start, destructor: the owner. Publish: the I/O
+// thread.
 #pragma once
 
 #include <memory>

@@ -19,7 +19,8 @@ std::string LibraryVersions() {
   const auto line = [](const std::string& name, const std::string& version) {
     return name + std::string(name.size() < 16 ? 16 - name.size() : 1, ' ') + version + "\n";
   };
-  const std::string spdlog = std::to_string(SPDLOG_VER_MAJOR) + "." + std::to_string(SPDLOG_VER_MINOR) + "." +
+  const std::string spdlog = std::to_string(SPDLOG_VER_MAJOR) + "." +
+                             std::to_string(SPDLOG_VER_MINOR) + "." +
                              std::to_string(SPDLOG_VER_PATCH);
   return line("siftd", kVersion) + line("protocol", "1") + line("LibTorch", TorchVersion()) +
          line("oneTBB", TbbVersion()) + line("libzmq", ZmqVersion()) +

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The program's log (spdlog): text or JSON lines on standard error or in a file. Any thread once made.
+// The program's log (spdlog): text or JSON lines on standard error or in a file. Any thread once
+// made.
 #pragma once
 
 #include <spdlog/spdlog.h>

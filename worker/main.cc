@@ -55,8 +55,9 @@ int RunWorker(const WorkerConfig& config, int parent_pid) {
       return Fail("worker", s, kExitFailure);
     }
   }
-  std::printf("siftd worker ready endpoint=%s http=%s device=%s pid=%d\n", (*worker)->endpoint().c_str(),
-              (*worker)->http().empty() ? "-" : (*worker)->http().c_str(), config.device.c_str(), getpid());
+  std::printf(
+      "siftd worker ready endpoint=%s http=%s device=%s pid=%d\n", (*worker)->endpoint().c_str(),
+      (*worker)->http().empty() ? "-" : (*worker)->http().c_str(), config.device.c_str(), getpid());
   std::fflush(stdout);
   (*worker)->Run();
   (*log)->info("ended");
@@ -79,21 +80,27 @@ int Main(int argc, char** argv) {
   CLI::App app("siftd: decides, while a model trains, which samples are worth a training step.");
   app.require_subcommand(1);
   app.footer(std::string("examples:\n"
-                         "  siftd worker --artifact scorer.pt --endpoint tcp://127.0.0.1:7001 --http 127.0.0.1:9100\n"
+                         "  siftd worker --artifact scorer.pt --endpoint tcp://127.0.0.1:7001 "
+                         "--http 127.0.0.1:9100\n"
                          "  siftd status tcp://127.0.0.1:7001\n"
                          "  siftd config check configs/worker.textproto\n\n") +
              kExitCodes);
 
-  CLI::App* worker = app.add_subcommand("worker", "Serve: score candidate batches and return verdicts or kept rows");
-  worker->footer("example: siftd worker --config configs/worker.textproto --artifact scorer.pt --threads 2");
+  CLI::App* worker = app.add_subcommand(
+      "worker", "Serve: score candidate batches and return verdicts or kept rows");
+  worker->footer(
+      "example: siftd worker --config configs/worker.textproto --artifact scorer.pt --threads 2");
   ConfigFlags worker_flags;
   worker_flags.AddTo(worker);
   int parent_pid = 0;
   worker->add_option("--parent-pid", parent_pid, "Drain and end when this process ends");
 
-  CLI::App* config = app.add_subcommand("config", "Check a config file, or show the effective configuration");
+  CLI::App* config =
+      app.add_subcommand("config", "Check a config file, or show the effective configuration");
   config->require_subcommand(1);
-  config->footer("examples:\n  siftd config check worker.textproto\n  siftd config show --config worker.textproto --threads 2");
+  config->footer(
+      "examples:\n  siftd config check worker.textproto\n  siftd config show --config "
+      "worker.textproto --threads 2");
   CLI::App* check = config->add_subcommand("check", "Report errors with line and field");
   std::string path;
   check->add_option("FILE", path)->required();
@@ -101,16 +108,19 @@ int Main(int argc, char** argv) {
   ConfigFlags show_flags;
   show_flags.AddTo(show);
 
-  CLI::App* status = app.add_subcommand("status", "Show model, keep rate, queues, stages and peers of workers");
+  CLI::App* status =
+      app.add_subcommand("status", "Show model, keep rate, queues, stages and peers of workers");
   status->footer("example: siftd status --json tcp://127.0.0.1:7001 tcp://127.0.0.1:7002");
   std::vector<std::string> endpoints;
   bool json = false;
   int timeout_ms = 3000;
   status->add_option("ENDPOINT", endpoints)->required();
   status->add_flag("--json", json, "One JSON list on standard output");
-  status->add_option("--timeout-ms", timeout_ms, "Wait for answers at most this long")->check(CLI::Range(1, 600000));
+  status->add_option("--timeout-ms", timeout_ms, "Wait for answers at most this long")
+      ->check(CLI::Range(1, 600000));
 
-  CLI::App* version = app.add_subcommand("version", "Versions of siftd and of every library linked");
+  CLI::App* version =
+      app.add_subcommand("version", "Versions of siftd and of every library linked");
 
   try {
     app.parse(argc, argv);
@@ -124,7 +134,8 @@ int Main(int argc, char** argv) {
   if (*status) return RunStatus(endpoints, json, milliseconds(timeout_ms));
   if (*check) return CheckConfig(path);
   auto effective = (*show ? show_flags : worker_flags).Resolve();
-  if (!effective.ok()) return Fail(*show ? "config show" : "worker", effective.status(), kExitConfig);
+  if (!effective.ok())
+    return Fail(*show ? "config show" : "worker", effective.status(), kExitConfig);
   if (*show) {
     std::fputs(ConfigText(*effective).c_str(), stdout);
     return kExitOk;

@@ -14,7 +14,8 @@ Result<std::string> LoadArchive(const Frame& archive, Scorer* scorer, std::strin
   SIFTD_ASSIGN_OR_RETURN(const std::string bytes, ReadManifest(archive));
   SIFTD_ASSIGN_OR_RETURN(ArtifactManifest manifest, ParseManifest(bytes));
   if (manifest.torch_version.rfind(TorchVersion(), 0) != 0) {
-    *note = "the scorer was exported by PyTorch " + manifest.torch_version + "; this worker has " + TorchVersion();
+    *note = "the scorer was exported by PyTorch " + manifest.torch_version + "; this worker has " +
+            TorchVersion();
   }
   SIFTD_RETURN_IF_ERROR(scorer->LoadArtifact(archive, std::move(manifest)));
   return Hex(Sha256(archive.bytes()));
@@ -25,12 +26,17 @@ Result<std::string> LoadArchive(const Frame& archive, Scorer* scorer, std::strin
 Result<std::string> LoadArtifactFile(const std::string& path, Scorer* scorer, std::string* note) {
   SIFTD_ASSIGN_OR_RETURN(const Frame archive, ReadFile(path));
   auto sha256 = LoadArchive(archive, scorer, note);
-  if (!sha256.ok()) return Status(sha256.status().code(), "artifact '" + path + "': " + sha256.status().message());
+  if (!sha256.ok())
+    return Status(sha256.status().code(), "artifact '" + path + "': " + sha256.status().message());
   return sha256;
 }
 
-ModelThread::ModelThread(std::uint64_t max_model_bytes, Scorer* scorer, std::function<void(ModelResult)> done)
-    : scorer_(scorer), done_(std::move(done)), staging_(max_model_bytes), thread_("siftd-model", [this] { Run(); }) {}
+ModelThread::ModelThread(std::uint64_t max_model_bytes, Scorer* scorer,
+                         std::function<void(ModelResult)> done)
+    : scorer_(scorer),
+      done_(std::move(done)),
+      staging_(max_model_bytes),
+      thread_("siftd-model", [this] { Run(); }) {}
 
 ModelThread::~ModelThread() {
   queue_.Close();
@@ -96,8 +102,8 @@ std::optional<Refusal> ModelThread::Apply(const WeightsVersion& version, ModelRe
   return std::nullopt;
 }
 
-void ModelThread::Answer(std::uint64_t run, std::uint64_t version, const std::optional<Refusal>& refusal,
-                         ModelResult result) {
+void ModelThread::Answer(std::uint64_t run, std::uint64_t version,
+                         const std::optional<Refusal>& refusal, ModelResult result) {
   result.ack.run = run;
   result.ack.version = version;
   result.ack.chunks = staging_.chunks_received();

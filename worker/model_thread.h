@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// ModelThread: stages, checks and swaps in model versions, off the I/O thread. Post, Discard: the I/O thread. `done` is
-// called on the model thread. It never touches a socket.
+// ModelThread: stages, checks and swaps in model versions, off the I/O thread. Post, Discard: the
+// I/O thread. `done` is called on the model thread. It never touches a socket.
 #pragma once
 
 #include <functional>
@@ -15,7 +15,8 @@
 
 namespace siftd {
 
-// The answer to one ModelBegin, ModelChunk or ModelCommit; Begin alone has none unless it is refused.
+// The answer to one ModelBegin, ModelChunk or ModelCommit; Begin alone has none unless it is
+// refused.
 struct ModelResult {
   ModelAck ack;
   std::uint64_t step = 0;       // of the version, when applied
@@ -42,7 +43,8 @@ class ModelThread {
   void Handle(const ModelChunk& chunk);
   void Handle(const ModelCommit& commit);
   std::optional<Refusal> Apply(const WeightsVersion& version, ModelResult* result);
-  void Answer(std::uint64_t run, std::uint64_t version, const std::optional<Refusal>& refusal, ModelResult result);
+  void Answer(std::uint64_t run, std::uint64_t version, const std::optional<Refusal>& refusal,
+              ModelResult result);
 
   Scorer* const scorer_;
   const std::function<void(ModelResult)> done_;
@@ -51,7 +53,8 @@ class ModelThread {
   Thread thread_;
 };
 
-// Reads, checks and loads the scorer archive at `path`; its SHA-256 in hexadecimal. `note`: a warning, or empty.
+// Reads, checks and loads the scorer archive at `path`; its SHA-256 in hexadecimal. `note`: a
+// warning, or empty.
 Result<std::string> LoadArtifactFile(const std::string& path, Scorer* scorer, std::string* note);
 
 }  // namespace siftd

@@ -24,40 +24,50 @@ std::string Mebibytes(std::uint64_t bytes) {
 
 const char* RoleText(Role role) {
   switch (role) {
-    case Role::kLoader: return "loader";
-    case Role::kTrainer: return "trainer";
-    case Role::kPublisher: return "publisher";
-    default: return "monitor";
+    case Role::kLoader:
+      return "loader";
+    case Role::kTrainer:
+      return "trainer";
+    case Role::kPublisher:
+      return "publisher";
+    default:
+      return "monitor";
   }
 }
 
 void Print(const std::string& endpoint, const StatusReply& s) {
   const std::uint64_t rows = s.kept + s.dropped;
-  std::printf("%s  worker '%s'  siftd %s  %s\n", endpoint.c_str(), s.worker_name.c_str(), s.version.c_str(),
-              s.device.c_str());
+  std::printf("%s  worker '%s'  siftd %s  %s\n", endpoint.c_str(), s.worker_name.c_str(),
+              s.version.c_str(), s.device.c_str());
   std::printf("  state       %s, up %.0f s, job '%s', run %" PRIu64 "%s\n",
-              s.ready ? "ready" : s.not_ready_reason.c_str(), s.uptime_seconds, s.job.c_str(), s.run,
-              s.mode == Mode::kVerdicts ? ", verdicts" : s.mode == Mode::kSamples ? ", samples" : "");
-  std::printf("  model       version %" PRIu64 " of step %" PRIu64 ", in force for %.1f s; trainer at step %" PRIu64
-              "; %" PRIu64 " refused\n",
+              s.ready ? "ready" : s.not_ready_reason.c_str(), s.uptime_seconds, s.job.c_str(),
+              s.run,
+              s.mode == Mode::kVerdicts  ? ", verdicts"
+              : s.mode == Mode::kSamples ? ", samples"
+                                         : "");
+  std::printf("  model       version %" PRIu64 " of step %" PRIu64
+              ", in force for %.1f s; trainer at step %" PRIu64 "; %" PRIu64 " refused\n",
               s.model_version, s.model_step, s.model_age_seconds, s.trainer_step, s.model_refused);
-  std::printf("  kept        %.1f %% of %" PRIu64 " rows (%" PRIu64 " unsifted), %.0f rows/s of late\n",
-              rows == 0 ? 0.0 : 100.0 * static_cast<double>(s.kept) / static_cast<double>(rows), rows, s.unsifted,
-              s.rows_per_second);
-  std::printf("  held        %" PRIu64 " batches, %s of %s\n", s.held_batches, Mebibytes(s.held_bytes).c_str(),
-              Mebibytes(s.budget_bytes).c_str());
+  std::printf("  kept        %.1f %% of %" PRIu64 " rows (%" PRIu64
+              " unsifted), %.0f rows/s of late\n",
+              rows == 0 ? 0.0 : 100.0 * static_cast<double>(s.kept) / static_cast<double>(rows),
+              rows, s.unsifted, s.rows_per_second);
+  std::printf("  held        %" PRIu64 " batches, %s of %s\n", s.held_batches,
+              Mebibytes(s.held_bytes).c_str(), Mebibytes(s.budget_bytes).c_str());
   for (const StageStatus& stage : s.stages) {
     const double n = stage.batches == 0 ? 1.0 : static_cast<double>(stage.batches);
-    std::printf("  stage       %-7s %8" PRIu64 " batches, %8.3f ms busy, %8.3f ms waiting each, %" PRIu64 " queued\n",
-                stage.stage.c_str(), stage.batches, 1e3 * stage.busy_seconds / n, 1e3 * stage.wait_seconds / n,
-                stage.queued);
+    std::printf("  stage       %-7s %8" PRIu64
+                " batches, %8.3f ms busy, %8.3f ms waiting each, %" PRIu64 " queued\n",
+                stage.stage.c_str(), stage.batches, 1e3 * stage.busy_seconds / n,
+                1e3 * stage.wait_seconds / n, stage.queued);
   }
   for (const PeerStatus& p : s.peers) {
     if (p.role == Role::kMonitor) continue;
-    std::printf("  peer        %-9s %u '%s', credit %" PRIu64 ", heard %.1f s ago\n", RoleText(p.role), p.index,
-                p.name.c_str(), p.credit_batches, p.silent_seconds);
+    std::printf("  peer        %-9s %u '%s', credit %" PRIu64 ", heard %.1f s ago\n",
+                RoleText(p.role), p.index, p.name.c_str(), p.credit_batches, p.silent_seconds);
   }
-  for (const auto& [code, count] : s.errors) std::printf("  errors      %s %" PRIu64 "\n", code.c_str(), count);
+  for (const auto& [code, count] : s.errors)
+    std::printf("  errors      %s %" PRIu64 "\n", code.c_str(), count);
 }
 
 }  // namespace
@@ -90,8 +100,10 @@ int RunStatus(const std::vector<std::string>& endpoints, bool json, Duration tim
       auto message = Decode(received.frames);
       if (!message.ok()) continue;
       if (std::holds_alternative<Welcome>(*message)) {
-        [[maybe_unused]] const auto sent = pool.Send(received.worker, Encode(StatusRequest{session}));
-      } else if (auto* reply = std::get_if<StatusReply>(&*message); reply && !replies[received.worker]) {
+        [[maybe_unused]] const auto sent =
+            pool.Send(received.worker, Encode(StatusRequest{session}));
+      } else if (auto* reply = std::get_if<StatusReply>(&*message);
+                 reply && !replies[received.worker]) {
         replies[received.worker] = std::move(*reply);
         --missing;
       }
@@ -101,14 +113,16 @@ int RunStatus(const std::vector<std::string>& endpoints, bool json, Duration tim
   bool first = true;
   for (std::size_t i = 0; i < endpoints.size(); ++i) {
     if (!replies[i]) {
-      std::fprintf(stderr, "siftd status: no answer from %s within %.1f s. Is a worker there? Same host: check the port "
-                           "that its ready line printed\n",
+      std::fprintf(stderr,
+                   "siftd status: no answer from %s within %.1f s. Is a worker there? Same host: "
+                   "check the port "
+                   "that its ready line printed\n",
                    endpoints[i].c_str(), Seconds(timeout));
       continue;
     }
     if (json) {
-      std::printf("%s{\"endpoint\": \"%s\", \"status\": %s}", first ? "" : ",\n", endpoints[i].c_str(),
-                  StatusJson(*replies[i]).c_str());
+      std::printf("%s{\"endpoint\": \"%s\", \"status\": %s}", first ? "" : ",\n",
+                  endpoints[i].c_str(), StatusJson(*replies[i]).c_str());
     } else {
       Print(endpoints[i], *replies[i]);
     }

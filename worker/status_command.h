@@ -9,7 +9,8 @@
 
 namespace siftd {
 
-// Prints each worker's state to standard output, those that don't answer to standard error; the exit code.
+// Prints each worker's state to standard output, those that don't answer to standard error; the
+// exit code.
 int RunStatus(const std::vector<std::string>& endpoints, bool json, Duration timeout);
 
 }  // namespace siftd

@@ -55,7 +55,8 @@ void Watch::Run() {
   const auto tell = [&](const std::string& reason) {
     if (!std::exchange(told, true)) on_stop_(reason);
   };
-  if (parent_pid_ > 0 && parent_fd_ < 0) tell("parent process " + std::to_string(parent_pid_) + " is gone");
+  if (parent_pid_ > 0 && parent_fd_ < 0)
+    tell("parent process " + std::to_string(parent_pid_) + " is gone");
   while (true) {
     // A negative fd is ignored.
     pollfd fds[] = {{signal_fd_, POLLIN, 0}, {parent_fd_, POLLIN, 0}, {end_fd_, POLLIN, 0}};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Watch: turns SIGTERM, SIGINT and the death of a parent process into a call, on a thread of its own. A second signal
-// ends the process at once. BlockSignals must come before any thread is made.
+// Watch: turns SIGTERM, SIGINT and the death of a parent process into a call, on a thread of its
+// own. A second signal ends the process at once. BlockSignals must come before any thread is made.
 #pragma once
 
 #include <functional>

@@ -30,13 +30,16 @@ std::string DefaultName() {
 
 WorkerConfig Completed(WorkerConfig config) {
   if (config.name.empty()) config.name = DefaultName();
-  if (config.threads == 0) config.threads = static_cast<std::uint32_t>(std::max(1, Cores() / static_cast<int>(config.lanes)));
+  if (config.threads == 0)
+    config.threads =
+        static_cast<std::uint32_t>(std::max(1, Cores() / static_cast<int>(config.lanes)));
   return config;
 }
 
 }  // namespace
 
-Worker::Worker(const WorkerConfig& config, Log log) : config_(Completed(config)), log_(std::move(log)) {}
+Worker::Worker(const WorkerConfig& config, Log log)
+    : config_(Completed(config)), log_(std::move(log)) {}
 
 Result<std::unique_ptr<Worker>> Worker::Create(const WorkerConfig& config, Log log) {
   std::unique_ptr<Worker> worker(new Worker(config, std::move(log)));
@@ -56,7 +59,8 @@ Status Worker::Start() {
   WorkerCoreOptions core;
   if (!config_.artifact.empty()) {
     std::string note;
-    SIFTD_ASSIGN_OR_RETURN(core.artifact_sha256, LoadArtifactFile(config_.artifact, scorer_.get(), &note));
+    SIFTD_ASSIGN_OR_RETURN(core.artifact_sha256,
+                           LoadArtifactFile(config_.artifact, scorer_.get(), &note));
     if (!note.empty()) log_->warn(note);
   }
   core.name = config_.name;
@@ -85,13 +89,14 @@ Status Worker::Start() {
   SIFTD_RETURN_IF_ERROR(graph.Validate());
   graph_ = std::make_unique<SiftGraph>(
       graph, scorer_.get(), [this](ScoredBatch& batch) { selector_.Select(batch); }, this);
-  model_ = std::make_unique<ModelThread>(config_.max_model_bytes, scorer_.get(), [this](ModelResult result) {
-    {
-      const std::lock_guard lock(mu_);
-      model_results_.push_back(std::move(result));
-    }
-    wakeup_.Wake();
-  });
+  model_ = std::make_unique<ModelThread>(config_.max_model_bytes, scorer_.get(),
+                                         [this](ModelResult result) {
+                                           {
+                                             const std::lock_guard lock(mu_);
+                                             model_results_.push_back(std::move(result));
+                                           }
+                                           wakeup_.Wake();
+                                         });
 
   RouterOptions router;
   router.endpoint = config_.endpoint;
@@ -106,7 +111,8 @@ Status Worker::Start() {
   return OkStatus();
 }
 
-// Graph before sockets: what the graph still answers has nowhere to go by then, and is dropped on purpose.
+// Graph before sockets: what the graph still answers has nowhere to go by then, and is dropped on
+// purpose.
 Worker::~Worker() {
   model_.reset();
   graph_.reset();
@@ -156,8 +162,9 @@ void Worker::Run() {
     }
     if (stop_ && (core_->drained() || now >= deadline)) {
       if (!core_->drained()) {
-        log_->warn("ending with {} batches that were not acked; their loaders send them to other workers",
-                   core_->Snapshot(now).held_batches);
+        log_->warn(
+            "ending with {} batches that were not acked; their loaders send them to other workers",
+            core_->Snapshot(now).held_batches);
       }
       return;
     }
@@ -168,7 +175,8 @@ void Worker::Receive(MonoTime now) {
   RouterEndpoint::Received received;
   for (int i = 0; i < kMessagesPerTurn && router_->Receive(&received); ++i) {
     if (received.too_many_frames) {
-      core_->OnMalformed(received.peer, InvalidArgument("frames are more than 34; allowed: 2 to 34"), now);
+      core_->OnMalformed(received.peer,
+                         InvalidArgument("frames are more than 34; allowed: 2 to 34"), now);
     } else if (auto message = Decode(received.frames); message.ok()) {
       log_->debug("<- {} {}", received.peer, MessageName(*message));
       core_->OnMessage(received.peer, std::move(message).value(), now);
@@ -203,8 +211,8 @@ void Worker::TakeResults(MonoTime now) {
 void Worker::Act(MonoTime now) {
   while (true) {
     WorkerActions actions = core_->TakeActions();
-    if (actions.sends.empty() && actions.forget.empty() && actions.admitted.empty() && actions.model_work.empty() &&
-        actions.log.empty() && !actions.discard_staging) {
+    if (actions.sends.empty() && actions.forget.empty() && actions.admitted.empty() &&
+        actions.model_work.empty() && actions.log.empty() && !actions.discard_staging) {
       return;
     }
     for (const std::string& line : actions.log) log_->info(line);
@@ -219,17 +227,24 @@ void Worker::Act(MonoTime now) {
     for (Message& work : actions.model_work) {
       ModelAck refused;
       if (const auto* chunk = std::get_if<ModelChunk>(&work)) {
-        refused = {{}, chunk->run, chunk->version, ModelState::kRefused, 0, ErrorCode::kCreditExceeded,
+        refused = {{},
+                   chunk->run,
+                   chunk->version,
+                   ModelState::kRefused,
+                   0,
+                   ErrorCode::kCreditExceeded,
                    "more chunks in flight than allowed: 4"};
       }
-      if (!model_->Post(std::move(work)) && refused.run != 0) core_->OnModelAck(refused, 0, "", now);
+      if (!model_->Post(std::move(work)) && refused.run != 0)
+        core_->OnModelAck(refused, 0, "", now);
     }
   }
 }
 
 void Worker::Send(PeerHandle to, const Message& message, MonoTime now) {
   log_->debug("-> {} {}", to, MessageName(message));
-  if (router_->Send(to, Encode(message)) == RouterEndpoint::Sent::kUnreachable) core_->OnUnreachable(to, now);
+  if (router_->Send(to, Encode(message)) == RouterEndpoint::Sent::kUnreachable)
+    core_->OnUnreachable(to, now);
 }
 
 void Worker::Tick(MonoTime now) {
@@ -249,7 +264,8 @@ void Worker::WarnOfSlowStages(const StatusReply& status, MonoTime now) {
   last_decided_ = status.decided_batches;
   if (now - last_progress_ < kStuck) return;
   for (const StageStatus& stage : status.stages) {
-    if (stage.queued > 0) log_->warn("{} batches in stage '{}' and none decided for 10 s", stage.queued, stage.stage);
+    if (stage.queued > 0)
+      log_->warn("{} batches in stage '{}' and none decided for 10 s", stage.queued, stage.stage);
   }
   last_progress_ = now;
 }

@@ -55,9 +55,9 @@ class Worker final : public DecidedPort {
 
   // Filled by other threads, emptied by the I/O thread.
   std::mutex mu_;
-  std::vector<ScoredBatchPtr> decided_;    // guarded by mu_
-  std::vector<ModelResult> model_results_; // guarded by mu_
-  std::string stop_reason_;                // guarded by mu_
+  std::vector<ScoredBatchPtr> decided_;     // guarded by mu_
+  std::vector<ModelResult> model_results_;  // guarded by mu_
+  std::string stop_reason_;                 // guarded by mu_
   std::atomic<bool> stop_{false};
 
   std::unique_ptr<RouterEndpoint> router_;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// BoundedQueue: a closable queue between threads. All methods: any thread. It never drops an item: what was pushed is
-// popped, also after Close.
+// BoundedQueue: a closable queue between threads. All methods: any thread. It never drops an item:
+// what was pushed is popped, also after Close.
 #pragma once
 
 #include <condition_variable>
@@ -29,7 +29,8 @@ class BoundedQueue {
 
   [[nodiscard]] QueueResult Push(T& item, MonoTime deadline) {
     std::unique_lock lock(mu_);
-    if (!not_full_.wait_until(lock, deadline, [&] { return closed_ || items_.size() < capacity_; })) {
+    if (!not_full_.wait_until(lock, deadline,
+                              [&] { return closed_ || items_.size() < capacity_; })) {
       return QueueResult::kFull;
     }
     if (closed_) return QueueResult::kClosed;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Thread: a named thread that is joined by its destructor. Whoever owns it tells its body to end first.
+// Thread: a named thread that is joined by its destructor. Whoever owns it tells its body to end
+// first.
 #pragma once
 
 #include <functional>

@@ -50,7 +50,7 @@ struct Decision {
   std::string column;                   // name of `score`
   std::uint64_t model_version = 0;      // that scored; 0 = none
   std::uint64_t model_step = 0;
-  float score_seconds = 0;              // share of the forward that scored it
+  float score_seconds = 0;  // share of the forward that scored it
 };
 
 // All rows kept with p = 1.

@@ -33,7 +33,7 @@ struct Assembler::Source {
 };
 
 struct Assembler::Building {
-  std::uint32_t capacity = 0;  // rows
+  std::uint32_t capacity = 0;                           // rows
   std::vector<std::shared_ptr<std::uint8_t[]>> memory;  // by tensor
   std::vector<Tensor> layout;
   TrainBatch batch;  // but for its tensors
@@ -56,7 +56,8 @@ Status Assembler::Check(const Selected& rows) const {
   const Decision& d = rows.decision;
   const std::size_t kept = d.kept.size();
   const std::string of = " of batch " + ToString(rows.key);
-  if (rows.sample_id.size() != kept) return InvalidArgument("sample_id's length differs from the kept rows" + of);
+  if (rows.sample_id.size() != kept)
+    return InvalidArgument("sample_id's length differs from the kept rows" + of);
   const auto fits = [](std::size_t n, std::size_t all) { return n == 0 || n == all; };
   if (!fits(d.score.size(), d.rows) || !fits(d.keep_probability.size(), d.rows) ||
       !fits(d.percentile.size(), d.rows) || !fits(d.weight.size(), kept)) {
@@ -68,18 +69,20 @@ Status Assembler::Check(const Selected& rows) const {
   for (const Tensor& t : rows.tensors) {
     SIFTD_RETURN_IF_ERROR(Validate(t));
     if (t.shape.empty() || t.rows() != static_cast<std::int64_t>(kept)) {
-      return InvalidArgument("tensor " + RowText(t) + of + " has not " + std::to_string(kept) + " rows");
+      return InvalidArgument("tensor " + RowText(t) + of + " has not " + std::to_string(kept) +
+                             " rows");
     }
   }
   if (layout_.empty()) return OkStatus();
   if (layout_.size() != rows.tensors.size()) {
-    return InvalidArgument(std::to_string(rows.tensors.size()) + " tensors" + of + "; the rows before have " +
-                           std::to_string(layout_.size()));
+    return InvalidArgument(std::to_string(rows.tensors.size()) + " tensors" + of +
+                           "; the rows before have " + std::to_string(layout_.size()));
   }
   for (std::size_t i = 0; i < layout_.size(); ++i) {
     if (SameRows(layout_[i], rows.tensors[i])) continue;
-    return InvalidArgument("tensor " + RowText(rows.tensors[i]) + of + " cannot stand in one batch with " +
-                           RowText(layout_[i]) + " of the rows before; let the loaders pad to one shape");
+    return InvalidArgument("tensor " + RowText(rows.tensors[i]) + of +
+                           " cannot stand in one batch with " + RowText(layout_[i]) +
+                           " of the rows before; let the loaders pad to one shape");
   }
   return OkStatus();
 }
@@ -137,22 +140,23 @@ void Assembler::CopyRows(Source& source, std::uint32_t rows) {
   for (std::size_t i = 0; i < layout_.size(); ++i) {
     const std::size_t row = layout_[i].row_bytes();
     if (row == 0) continue;
-    std::memcpy(building_->memory[i].get() + at * row, source.rows.tensors[i].bytes.data() + source.next * row,
-                rows * row);
+    std::memcpy(building_->memory[i].get() + at * row,
+                source.rows.tensors[i].bytes.data() + source.next * row, rows * row);
   }
   constexpr float kUnknown = std::numeric_limits<float>::quiet_NaN();
   for (std::uint32_t i = source.next; i < source.next + rows; ++i) {
     const std::uint32_t candidate = d.kept[i];
     to.sample_id.push_back(source.rows.sample_id[i]);
     to.score.push_back(d.score.empty() ? kUnknown : d.score[candidate]);
-    to.keep_probability.push_back(d.keep_probability.empty() ? 1.0f : d.keep_probability[candidate]);
+    to.keep_probability.push_back(d.keep_probability.empty() ? 1.0f
+                                                             : d.keep_probability[candidate]);
     to.weight.push_back(d.weight.empty() ? 1.0f : d.weight[i]);
     to.percentile.push_back(d.percentile.empty() ? kUnknown : d.percentile[candidate]);
   }
   if (to.score_column.empty()) to.score_column = d.column;
   source.next += rows;
-  to.spans.push_back({source.rows.key, source.rows.epoch, at, rows, source.left() == 0, d.outcome, d.model_version,
-                      d.model_step});
+  to.spans.push_back({source.rows.key, source.rows.epoch, at, rows, source.left() == 0, d.outcome,
+                      d.model_version, d.model_step});
 }
 
 TrainBatch Assembler::Close() {
@@ -167,9 +171,7 @@ TrainBatch Assembler::Close() {
   return batch;
 }
 
-void Assembler::DropBuilding() {
-  dropped_rows_ += Close().rows();
-}
+void Assembler::DropBuilding() { dropped_rows_ += Close().rows(); }
 
 std::optional<Assembler::Item> Assembler::Take() {
   while (true) {
@@ -193,7 +195,8 @@ Selected Assembler::RowsOf(const BatchKey& key) const {
   if (building_ != nullptr) {
     TrainBatch view = building_->batch;
     view.tensors = building_->Tensors();
-    if (Selected rows = ExtractRows(view, key); !rows.sample_id.empty()) pieces.push_back(std::move(rows));
+    if (Selected rows = ExtractRows(view, key); !rows.sample_id.empty())
+      pieces.push_back(std::move(rows));
   }
   for (const Source& source : sources_) {
     if (source.kind != Source::Kind::kRows || source.rows.key != key) continue;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Assembler: kept rows, first in first out, into batches of exactly batch_size rows. Each row is copied once, on arrival
-// where the batch being built has room, straight into that batch's own memory. One thread only. Pure.
+// Assembler: kept rows, first in first out, into batches of exactly batch_size rows. Each row is
+// copied once, on arrival where the batch being built has room, straight into that batch's own
+// memory. One thread only. Pure.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +18,8 @@ namespace siftd {
 
 struct AssemblerOptions {
   std::uint32_t batch_size = 1;
-  bool drop_last = false;  // an epoch's remainder is carried over, and dropped at the end of the run
+  bool drop_last =
+      false;  // an epoch's remainder is carried over, and dropped at the end of the run
 };
 
 class Assembler {
@@ -27,8 +29,8 @@ class Assembler {
   Assembler(const Assembler&) = delete;
   Assembler& operator=(const Assembler&) = delete;
 
-  // Takes the kept rows of one key. Error: they cannot stand in one batch with the rows before them, or their arrays do
-  // not fit together; the rows are not taken.
+  // Takes the kept rows of one key. Error: they cannot stand in one batch with the rows before
+  // them, or their arrays do not fit together; the rows are not taken.
   Status Add(Selected rows);
   // All rows of the epoch were added: its remainder becomes a short batch, unless drop_last.
   void EndEpoch(std::uint32_t epoch);
@@ -52,7 +54,7 @@ class Assembler {
   const AssemblerOptions& options() const { return options_; }
 
  private:
-  struct Source;    // a key's rows, some of them copied already; or a mark: an epoch, the run is over
+  struct Source;  // a key's rows, some of them copied already; or a mark: an epoch, the run is over
   struct Building;  // a batch's memory, some of it filled
 
   Status Check(const Selected& rows) const;

@@ -17,7 +17,9 @@ std::string ElapsedText(Duration d) {
 }  // namespace
 
 ClientLinks::ClientLinks(Owner* owner, std::uint64_t incarnation, Duration hello_deadline)
-    : owner_(owner), identity_(std::make_unique<ClientIdentity>()), hello_deadline_(hello_deadline) {
+    : owner_(owner),
+      identity_(std::make_unique<ClientIdentity>()),
+      hello_deadline_(hello_deadline) {
   identity_->incarnation = incarnation;
 }
 
@@ -44,7 +46,8 @@ void ClientLinks::OnMessage(std::size_t w, Message& message, MonoTime now) {
   ClientSession& session = *links_[w].session;
   if (const auto* welcome = std::get_if<Welcome>(&message)) {
     if (!session.OnWelcome(*welcome, now)) return;
-    if (!welcome->worker_name.empty()) log_.push_back(links_[w].name + " is '" + welcome->worker_name + "'");
+    if (!welcome->worker_name.empty())
+      log_.push_back(links_[w].name + " is '" + welcome->worker_name + "'");
     owner_->OnOpened(w, session.welcome(), now);
     return;
   }
@@ -52,7 +55,8 @@ void ClientLinks::OnMessage(std::size_t w, Message& message, MonoTime now) {
     const bool was_open = session.open();
     const auto effect = session.OnError(*error, now);
     if (effect == ClientSession::Effect::kFailed && failure_.ok()) {
-      failure_ = Status(session.failure().code(), links_[w].name + ": " + session.failure().message());
+      failure_ =
+          Status(session.failure().code(), links_[w].name + ": " + session.failure().message());
     }
     if (effect == ClientSession::Effect::kNone) {
       log_.push_back(links_[w].name + " says: " + error->text);
@@ -61,7 +65,8 @@ void ClientLinks::OnMessage(std::size_t w, Message& message, MonoTime now) {
     }
     return;
   }
-  const SessionId& id = std::visit([](const auto& m) -> const SessionId& { return m.session; }, message);
+  const SessionId& id =
+      std::visit([](const auto& m) -> const SessionId& { return m.session; }, message);
   if (!session.Heard(id, now) || std::holds_alternative<Heartbeat>(message)) return;
   owner_->OnSessionMessage(w, message, now);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// ClientLinks: a client core's sessions to all of its workers, and what is to be sent over them. Greets, answers
-// refusals, keeps sessions alive; the core on top gives the contents through ClientLinks::Owner. One thread only.
+// ClientLinks: a client core's sessions to all of its workers, and what is to be sent over them.
+// Greets, answers refusals, keeps sessions alive; the core on top gives the contents through
+// ClientLinks::Owner. One thread only.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +32,8 @@ class ClientLinks {
     virtual void OnOpened(std::size_t w, const Welcome& welcome, MonoTime now) = 0;
     // The session in force is over; nothing more is sent in it.
     virtual void OnLost(std::size_t w, MonoTime now) = 0;
-    // A message of the session in force other than Welcome, Error and Heartbeat. It may be moved from.
+    // A message of the session in force other than Welcome, Error and Heartbeat. It may be moved
+    // from.
     virtual void OnSessionMessage(std::size_t w, Message& message, MonoTime now) = 0;
   };
 

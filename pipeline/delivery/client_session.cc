@@ -88,7 +88,8 @@ ClientSession::Effect ClientSession::OnError(const ErrorMessage& error, MonoTime
     return Effect::kLost;
   }
   if (superseded || Final(error)) {
-    failure_ = Status(CodeOf(error.code), error.text + (error.hint.empty() ? "" : "; " + error.hint));
+    failure_ =
+        Status(CodeOf(error.code), error.text + (error.hint.empty() ? "" : "; " + error.hint));
     Enter(State::kFailed, now);
     return Effect::kFailed;
   }
@@ -101,18 +102,19 @@ ClientSession::Effect ClientSession::OnError(const ErrorMessage& error, MonoTime
 
 void ClientSession::Lose(MonoTime now) {
   if (state_ == State::kFailed) return;
-  const double cap =
-      std::min(kLastBackoffSeconds, kFirstBackoffSeconds * static_cast<double>(1 << std::min(attempts_, 6)));
+  const double cap = std::min(
+      kLastBackoffSeconds, kFirstBackoffSeconds * static_cast<double>(1 << std::min(attempts_, 6)));
   ++attempts_;
-  const double wait = std::clamp(cap * std::uniform_real_distribution<>(0.75, 1.5)(jitter_), kFirstBackoffSeconds,
-                                 kLastBackoffSeconds);
+  const double wait = std::clamp(cap * std::uniform_real_distribution<>(0.75, 1.5)(jitter_),
+                                 kFirstBackoffSeconds, kLastBackoffSeconds);
   next_greeting_ = now + std::chrono::duration_cast<Duration>(std::chrono::duration<double>(wait));
   Enter(State::kWaiting, now);
 }
 
 std::string ClientSession::Expired(MonoTime now) const {
   if (state_ == State::kGreeting && now - since_ > hello_deadline_) return "no answer to Hello";
-  if (state_ == State::kOpen && now - heard_ > milliseconds(welcome_.liveness_ms)) return "silent for too long";
+  if (state_ == State::kOpen && now - heard_ > milliseconds(welcome_.liveness_ms))
+    return "silent for too long";
   return "";
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// ClientSession: the connecting side of one session (design rule 1): Hello, Welcome, in force, lost, Hello again.
-// ClientIdentity: what the sessions of one process share. One thread only. Pure: never touches a socket or a clock.
+// ClientSession: the connecting side of one session (design rule 1): Hello, Welcome, in force,
+// lost, Hello again. ClientIdentity: what the sessions of one process share. One thread only. Pure:
+// never touches a socket or a clock.
 #pragma once
 
 #include <cstdint>

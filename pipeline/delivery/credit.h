@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The two halves of a session's credit (design rule 6): cumulative counts of batches and payload bytes, both sides
-// starting at 0 with the session. Sending needs both above zero, so one message may overdraw the bytes. Pure.
+// The two halves of a session's credit (design rule 6): cumulative counts of batches and payload
+// bytes, both sides starting at 0 with the session. Sending needs both above zero, so one message
+// may overdraw the bytes. Pure.
 #pragma once
 
 #include <algorithm>
@@ -39,7 +40,8 @@ class CreditReceiver {
     received_bytes_ += bytes;
     return allowed;
   }
-  // Allows `batches` more than were received so far, each of at most `batch_bytes`; false: that is no more than before.
+  // Allows `batches` more than were received so far, each of at most `batch_bytes`; false: that is
+  // no more than before.
   bool AllowOutstanding(std::uint64_t batches, std::uint64_t batch_bytes) {
     if (received_batches_ + batches <= granted_batches_) return false;
     granted_batches_ = received_batches_ + batches;

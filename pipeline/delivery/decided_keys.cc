@@ -54,7 +54,8 @@ bool DecidedKeys::Complete(std::uint32_t loader, std::uint64_t pass, std::uint64
   return begin == 0 && end >= batches;
 }
 
-std::uint64_t DecidedKeys::CountBelow(std::uint32_t loader, std::uint64_t pass, std::uint64_t batches) const {
+std::uint64_t DecidedKeys::CountBelow(std::uint32_t loader, std::uint64_t pass,
+                                      std::uint64_t batches) const {
   if (Closed(loader, pass)) return batches;
   const Pass* p = Find(loader, pass);
   std::uint64_t n = 0;
@@ -104,7 +105,8 @@ void DecidedKeys::Merge(const DecidedSet& set) {
 
 void DecidedKeys::Append(std::uint32_t index, const Loader& loader, DecidedSet* set) {
   for (const auto& [pass, p] : loader.passes) {
-    for (const auto& [begin, end] : p.intervals) set->intervals.push_back({index, pass, begin, end});
+    for (const auto& [begin, end] : p.intervals)
+      set->intervals.push_back({index, pass, begin, end});
   }
   if (loader.next_pass == 0) return;
   set->next_pass.resize(std::max<std::size_t>(set->next_pass.size(), index + 1), 0);

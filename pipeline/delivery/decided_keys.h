@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// DecidedKeys: a set of batch keys as intervals of seq per loader and pass, for a whole run. A closed pass holds all its
-// keys and costs nothing. Value; one thread at a time. Operations cost O(log n) in the intervals of the pass.
+// DecidedKeys: a set of batch keys as intervals of seq per loader and pass, for a whole run. A
+// closed pass holds all its keys and costs nothing. Value; one thread at a time. Operations cost
+// O(log n) in the intervals of the pass.
 #pragma once
 
 #include <cstdint>

@@ -10,9 +10,11 @@ constexpr std::size_t kNamedLoaders = 4;
 
 }  // namespace
 
-EpochBook::EpochBook(std::uint32_t loader_count, std::uint32_t rank, std::uint32_t world, bool lockstep)
+EpochBook::EpochBook(std::uint32_t loader_count, std::uint32_t rank, std::uint32_t world,
+                     bool lockstep)
     : lockstep_(lockstep) {
-  for (std::uint64_t l = rank; l < loader_count; l += world) loaders_.push_back(static_cast<std::uint32_t>(l));
+  for (std::uint64_t l = rank; l < loader_count; l += world)
+    loaders_.push_back(static_cast<std::uint32_t>(l));
 }
 
 void EpochBook::Record(const EpochEnd& end) {
@@ -60,7 +62,8 @@ std::string EpochBook::Missing(const DecidedKeys& decided) const {
     } else if (const EpochEnd& end = it->second; !decided.Complete(loader, end.pass, end.batches)) {
       line = "loader " + std::to_string(loader) + ": " +
              std::to_string(decided.CountBelow(loader, end.pass, end.batches)) + " of " +
-             std::to_string(end.batches) + " batches of pass " + std::to_string(end.pass) + " decided";
+             std::to_string(end.batches) + " batches of pass " + std::to_string(end.pass) +
+             " decided";
     } else {
       continue;
     }

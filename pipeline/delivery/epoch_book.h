@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// EpochBook: which passes have ended at a trainer rank (design rule 8). In lockstep an epoch is complete when every
-// loader has ended its pass and all keys are decided; otherwise each pass by itself. Value-like; one thread only. Pure.
+// EpochBook: which passes have ended at a trainer rank (design rule 8). In lockstep an epoch is
+// complete when every loader has ended its pass and all keys are decided; otherwise each pass by
+// itself. Value-like; one thread only. Pure.
 #pragma once
 
 #include <cstdint>
@@ -22,8 +23,8 @@ class EpochBook {
   EpochBook(std::uint32_t loader_count, std::uint32_t rank, std::uint32_t world, bool lockstep);
 
   void Record(const EpochEnd& end);
-  // Passes that are complete now, together; each is given once. An epoch number that the loaders do not agree on is the
-  // largest of theirs.
+  // Passes that are complete now, together; each is given once. An epoch number that the loaders do
+  // not agree on is the largest of theirs.
   struct Completed {
     std::uint32_t epoch = 0;
     std::vector<EpochEnd> passes;
@@ -33,7 +34,8 @@ class EpochBook {
   bool lockstep() const { return lockstep_; }
   // Every loader's final pass is complete.
   bool AllFinal() const { return final_.size() == loaders_.size(); }
-  // "loader 1 has not ended its pass; loader 2: 5 of 8 batches of pass 3 decided"; at most a few loaders.
+  // "loader 1 has not ended its pass; loader 2: 5 of 8 batches of pass 3 decided"; at most a few
+  // loaders.
   std::string Missing(const DecidedKeys& decided) const;
 
  private:

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// KeptCounts: how many rows a rank accepted of each decided key, for a whole run: about 4 bytes a key. A duplicate is
-// acked with the count of the first (design rule 5). Value; one thread at a time.
+// KeptCounts: how many rows a rank accepted of each decided key, for a whole run: about 4 bytes a
+// key. A duplicate is acked with the count of the first (design rule 5). Value; one thread at a
+// time.
 #pragma once
 
 #include <array>
@@ -13,7 +14,9 @@ namespace siftd {
 
 class KeptCounts {
  public:
-  void Set(const BatchKey& key, std::uint32_t kept) { blocks_[BlockOf(key)][key.seq % kBlock] = kept; }
+  void Set(const BatchKey& key, std::uint32_t kept) {
+    blocks_[BlockOf(key)][key.seq % kBlock] = kept;
+  }
   // 0 for a key that was never set: decided before this process began.
   std::uint32_t Get(const BatchKey& key) const {
     const auto it = blocks_.find(BlockOf(key));

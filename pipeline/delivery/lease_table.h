@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// LeaseTable: the candidate batches that a loader still answers for (design rule 2), oldest first. A lease is waiting to
-// be sent or out at one worker. Value-like; one thread only. Pure.
+// LeaseTable: the candidate batches that a loader still answers for (design rule 2), oldest first.
+// A lease is waiting to be sent or out at one worker. Value-like; one thread only. Pure.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@ class LeaseTable {
  public:
   struct Lease {
     Candidates batch;
-    std::uint64_t age = 0;      // order of Add
+    std::uint64_t age = 0;       // order of Add
     std::uint32_t attempts = 0;  // times sent
     std::optional<std::size_t> worker;
     MonoTime added{};
@@ -48,7 +48,9 @@ class LeaseTable {
 
   std::size_t size() const { return leases_.size(); }
   std::size_t waiting() const { return waiting_.size(); }
-  std::size_t out(std::size_t worker) const { return worker < out_.size() ? out_[worker].size() : 0; }
+  std::size_t out(std::size_t worker) const {
+    return worker < out_.size() ? out_[worker].size() : 0;
+  }
   // When the oldest lease was added.
   std::optional<MonoTime> oldest() const;
 

@@ -31,7 +31,9 @@ void LoaderCore::OnMessage(std::size_t w, Message message, MonoTime now) {
   impl_->links.OnMessage(w, message, now);
 }
 
-void LoaderCore::OnLinkLost(std::size_t w, const std::string& why, MonoTime now) { impl_->links.Lose(w, why, now); }
+void LoaderCore::OnLinkLost(std::size_t w, const std::string& why, MonoTime now) {
+  impl_->links.Lose(w, why, now);
+}
 
 void LoaderCore::OnTick(MonoTime now) {
   impl_->links.OnTick(now);
@@ -134,13 +136,13 @@ void LoaderCore::Impl::On(std::size_t /*w*/, Position& m, MonoTime now) {
   ends.clear();
   acked.clear();
   final_given = false;
-  run_done = false;
   run = m.run;
   world = std::max(1u, m.world);
   repeat = m.repeat;
   decided = DecidedKeys(m.decided);
   for (Peer& peer : peers) peer.ends_sent.clear();
-  position = LoaderPosition{run, decided.next_pass(options.index), decided.Export(options.index), repeat};
+  position =
+      LoaderPosition{run, decided.next_pass(options.index), decided.Export(options.index), repeat};
   Pump(now);
 }
 
@@ -168,7 +170,7 @@ void LoaderCore::Impl::On(std::size_t w, Goodbye& m, MonoTime now) {
     suspects.Drained(w);
     return links.Lose(w, "it said Goodbye", now);
   }
-  if (options.mode == Mode::kSamples && m.run >= run) run_done = true;
+  if (options.mode == Mode::kSamples && m.run >= run) done_run = std::max(done_run, m.run);
 }
 
 void LoaderCore::Impl::SendEnds(std::size_t w, MonoTime now) {
@@ -179,45 +181,50 @@ void LoaderCore::Impl::SendEnds(std::size_t w, MonoTime now) {
 }
 
 bool LoaderCore::Impl::Acked(std::uint64_t pass) const {
-  return run != 0 && (!lockstep() || pass < decided.next_pass(options.index) || acked.contains(pass));
+  return run != 0 &&
+         (!lockstep() || pass < decided.next_pass(options.index) || acked.contains(pass));
 }
 
 bool LoaderCore::Impl::done() const {
-  if (run_done) return true;
+  if (run_done()) return true;
   if (options.mode == Mode::kVerdicts) return leases.size() == 0;
   return final_given && !position && ends.empty() && leases.size() == 0;
 }
 
-std::optional<LoaderPosition> LoaderCore::TakePosition() { return std::exchange(impl_->position, std::nullopt); }
+std::optional<LoaderPosition> LoaderCore::TakePosition() {
+  return std::exchange(impl_->position, std::nullopt);
+}
 
 Status LoaderCore::Offer(Candidates batch, MonoTime now) {
   Impl& m = *impl_;
   if (m.links.failed()) return m.links.failure();
   if (m.run == 0) return FailedPrecondition("no position is known yet; " + m.WaitingFor(now));
   if (m.position) return FailedPrecondition("a new run began: take its position first");
-  if (m.left || m.run_done) return FailedPrecondition("the run is over");
+  if (m.left || m.run_done()) return FailedPrecondition("the run is over");
   if (batch.key.loader != m.options.index) {
-    return InvalidArgument("key.loader is " + std::to_string(batch.key.loader) + "; allowed: this loader's index, " +
-                           std::to_string(m.options.index));
+    return InvalidArgument("key.loader is " + std::to_string(batch.key.loader) +
+                           "; allowed: this loader's index, " + std::to_string(m.options.index));
   }
   if (batch.sample_id.empty()) return InvalidArgument("sample_id has 0 rows; allowed: 1 or more");
   std::uint64_t bytes = 0;
   for (const Tensor& t : batch.tensors) bytes += t.bytes.size();
   if (m.options.max_batch_bytes > 0 && bytes > m.options.max_batch_bytes) {
     return InvalidArgument("batch " + ToString(batch.key) + " has " + std::to_string(bytes) +
-                           " bytes; allowed: at most max_batch_bytes, " + std::to_string(m.options.max_batch_bytes));
+                           " bytes; allowed: at most max_batch_bytes, " +
+                           std::to_string(m.options.max_batch_bytes));
   }
   if (m.decided.Contains(batch.key)) return OkStatus();
   const std::uint64_t pass = batch.key.pass;
   if (m.lockstep() && pass > 0 && !m.Acked(pass - 1)) {
-    return FailedPrecondition("pass " + std::to_string(pass) + " is not open: pass " + std::to_string(pass - 1) +
-                              " was not acked yet");
+    return FailedPrecondition("pass " + std::to_string(pass) + " is not open: pass " +
+                              std::to_string(pass - 1) + " was not acked yet");
   }
   if (m.lockstep() && m.ends.contains(pass)) {
     return FailedPrecondition("pass " + std::to_string(pass) + " was ended already");
   }
   const BatchKey key = batch.key;
-  if (!m.leases.Add(std::move(batch), now)) return InvalidArgument("batch " + ToString(key) + " was offered twice");
+  if (!m.leases.Add(std::move(batch), now))
+    return InvalidArgument("batch " + ToString(key) + " was offered twice");
   m.Pump(now);
   return OkStatus();
 }
@@ -225,7 +232,8 @@ Status LoaderCore::Offer(Candidates batch, MonoTime now) {
 std::size_t LoaderCore::unsent() const { return impl_->leases.waiting(); }
 std::size_t LoaderCore::outstanding() const { return impl_->leases.size(); }
 
-void LoaderCore::EndPass(std::uint64_t pass, std::uint32_t epoch, std::uint64_t batches, bool final, MonoTime now) {
+void LoaderCore::EndPass(std::uint64_t pass, std::uint32_t epoch, std::uint64_t batches, bool final,
+                         MonoTime now) {
   Impl& m = *impl_;
   if (m.options.mode != Mode::kSamples || m.run == 0 || m.position) return;
   m.final_given = m.final_given || final;
@@ -273,12 +281,14 @@ std::string LoaderCore::Impl::WaitingFor(MonoTime now) const {
   }
   if (leases.waiting() > 0) {
     return "waits for credit to send " + std::to_string(leases.waiting()) +
-           " batches; workers give it once they have the run's model and the trainer takes rows" + also;
+           " batches; workers give it once they have the run's model and the trainer takes rows" +
+           also;
   }
   if (const auto oldest = leases.oldest()) {
     char age[32];
     std::snprintf(age, sizeof(age), "%.1f", Seconds(now - *oldest));
-    return "waits for the end of " + std::to_string(leases.size()) + " leases, the oldest " + age + " s old" + also;
+    return "waits for the end of " + std::to_string(leases.size()) + " leases, the oldest " + age +
+           " s old" + also;
   }
   if (!ends.empty()) {
     return "waits for the trainer to ack the end of pass " + std::to_string(ends.begin()->first) +

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// LoaderCore: a loader's side of the delivery rules, for both modes, as one pure state machine: sessions to all workers,
-// leases, credit, resending, passes. One thread only. Never touches a socket or a clock.
+// LoaderCore: a loader's side of the delivery rules, for both modes, as one pure state machine:
+// sessions to all workers, leases, credit, resending, passes. One thread only. Never touches a
+// socket or a clock.
 #pragma once
 
 #include <cstdint>
@@ -34,10 +35,11 @@ struct LoaderCoreOptions {
 
 struct LoaderActions {
   using Send = ClientSend;
-  std::vector<std::size_t> reconnect;  // close that worker's socket and open a new one (before sends)
+  std::vector<std::size_t>
+      reconnect;  // close that worker's socket and open a new one (before sends)
   std::vector<Send> sends;
-  std::vector<Verdict> verdicts;   // kVerdicts: accepted ones, each key once
-  std::vector<BatchKey> settled;   // kSamples: keys whose lease ended
+  std::vector<Verdict> verdicts;  // kVerdicts: accepted ones, each key once
+  std::vector<BatchKey> settled;  // kSamples: keys whose lease ended
   std::vector<std::string> log;
 };
 
@@ -66,15 +68,18 @@ class LoaderCore {
 
   // The run's position once known (again after each new run); taking it clears it.
   std::optional<LoaderPosition> TakePosition();
-  // Hands a batch over as a lease; session, run and attempt are filled in. Skipped when its key is decided already.
-  // Error kFailedPrecondition while no position is known, a new one was not taken yet, or the pass is not open.
+  // Hands a batch over as a lease; session, run and attempt are filled in. Skipped when its key is
+  // decided already. Error kFailedPrecondition while no position is known, a new one was not taken
+  // yet, or the pass is not open.
   Status Offer(Candidates batch, MonoTime now);
-  // Batches that wait to be sent (again); the caller keeps it small (1 or 2) so that memory stays flat.
+  // Batches that wait to be sent (again); the caller keeps it small (1 or 2) so that memory stays
+  // flat.
   std::size_t unsent() const;
   // Leases out or waiting to be sent.
   std::size_t outstanding() const;
   // All batches of the pass were offered. kSamples only.
-  void EndPass(std::uint64_t pass, std::uint32_t epoch, std::uint64_t batches, bool final, MonoTime now);
+  void EndPass(std::uint64_t pass, std::uint32_t epoch, std::uint64_t batches, bool final,
+               MonoTime now);
   // kSamples, world 1: the pass was acked and the next one may be offered. World > 1: true at once.
   bool PassAcked(std::uint64_t pass) const;
   // The trainers said Goodbye(done), or every offered batch is settled and the final pass acked.
@@ -92,9 +97,11 @@ class LoaderCore {
 
   // Workers with a session in force.
   std::size_t connected() const;
-  // What the loader waits for, for errors at a deadline: peers, stage, next step. Empty: for nothing.
+  // What the loader waits for, for errors at a deadline: peers, stage, next step. Empty: for
+  // nothing.
   std::string WaitingFor(MonoTime now) const;
-  // A fatal refusal (SUPERSEDED after Welcome, JOB_MISMATCH, BUDGET_TOO_SMALL): nothing more will happen.
+  // A fatal refusal (SUPERSEDED after Welcome, JOB_MISMATCH, BUDGET_TOO_SMALL): nothing more will
+  // happen.
   const Status& failure() const;
 
   LoaderActions TakeActions();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The state behind LoaderCore: loader_core.cc (positions, passes, messages), loader_leases.cc (sending, suspects).
-// Internal to pipeline/delivery.
+// The state behind LoaderCore: loader_core.cc (positions, passes, messages), loader_leases.cc
+// (sending, suspects). Internal to pipeline/delivery.
 #pragma once
 
 #include <map>
@@ -42,6 +42,7 @@ struct LoaderCore::Impl final : ClientLinks::Owner {
   void SendEnds(std::size_t w, MonoTime now);
   bool Acked(std::uint64_t pass) const;
   bool done() const;
+  bool run_done() const { return done_run != 0 && done_run >= run; }
   std::string WaitingFor(MonoTime now) const;
   // World 1 without steps_per_epoch: passes stay apart.
   bool lockstep() const { return options.mode == Mode::kSamples && world == 1 && !repeat; }
@@ -73,12 +74,12 @@ struct LoaderCore::Impl final : ClientLinks::Owner {
   std::uint64_t run = 0;  // 0: no position yet
   std::uint32_t world = 1;
   bool repeat = false;
-  DecidedKeys decided;  // of the Position, and settled since
+  DecidedKeys decided;                     // of the Position, and settled since
   std::optional<LoaderPosition> position;  // not taken yet
   std::map<std::uint64_t, EpochEnd> ends;  // by pass, until acked
   std::set<std::uint64_t> acked;
   bool final_given = false;
-  bool run_done = false;
+  std::uint64_t done_run = 0;  // newest run that its trainers said is done
   bool left = false;
   std::uint64_t step = 0;
   std::uint64_t late_verdicts = 0;

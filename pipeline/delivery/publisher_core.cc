@@ -66,7 +66,9 @@ std::size_t PublisherCore::AddWorker(MonoTime now) {
   return impl_->links.Add(now);
 }
 
-void PublisherCore::NameWorker(std::size_t w, const std::string& name) { impl_->links.Name(w, name); }
+void PublisherCore::NameWorker(std::size_t w, const std::string& name) {
+  impl_->links.Name(w, name);
+}
 
 void PublisherCore::OnMessage(std::size_t w, Message message, MonoTime now) {
   impl_->links.OnMessage(w, message, now);
@@ -81,7 +83,8 @@ void PublisherCore::OnTick(MonoTime now) {
   for (std::size_t w = 0; w < m.peers.size(); ++w) {
     const Impl::Peer& peer = m.peers[w];
     if (peer.sending != nullptr && now - peer.progress > m.options.ack_deadline) {
-      m.links.Lose(w, "no answer to model version " + std::to_string(peer.sending->begin.version), now);
+      m.links.Lose(w, "no answer to model version " + std::to_string(peer.sending->begin.version),
+                   now);
     }
   }
   m.links.OnTick(now);
@@ -112,7 +115,8 @@ void PublisherCore::Impl::OnOpened(std::size_t w, const Welcome& welcome, MonoTi
   peers[w].takes_artifact = welcome.artifact_upload;
   if (welcome.needs_artifact && !welcome.artifact_upload) {
     Report(w, 0, ErrorCode::kArtifactRefused,
-           "it has no scorer of this job and takes none over the wire: start it with the artifact's path, or with "
+           "it has no scorer of this job and takes none over the wire: start it with the "
+           "artifact's path, or with "
            "allow_artifact_upload");
   }
   Pump(w, now);
@@ -125,17 +129,20 @@ void PublisherCore::Impl::OnLost(std::size_t w, MonoTime /*now*/) {
 
 void PublisherCore::Impl::OnSessionMessage(std::size_t w, Message& message, MonoTime now) {
   if (auto* ack = std::get_if<ModelAck>(&message)) return OnAck(w, *ack, now);
-  if (const auto* drain = std::get_if<Drain>(&message)) links.Log(links.name(w) + " drains: " + drain->reason);
+  if (const auto* drain = std::get_if<Drain>(&message))
+    links.Log(links.name(w) + " drains: " + drain->reason);
   if (std::holds_alternative<Goodbye>(message)) links.Lose(w, "it said Goodbye", now);
 }
 
-void PublisherCore::Impl::Report(std::size_t w, std::uint64_t version, ErrorCode code, std::string text) {
+void PublisherCore::Impl::Report(std::size_t w, std::uint64_t version, ErrorCode code,
+                                 std::string text) {
   applied.push_back({w, version, code != ErrorCode::kNone, code, std::move(text)});
 }
 
 void PublisherCore::Impl::OnAck(std::size_t w, ModelAck& m, MonoTime now) {
   Peer& peer = peers[w];
-  if (m.run != options.run || peer.sending == nullptr || m.version != peer.sending->begin.version) return;
+  if (m.run != options.run || peer.sending == nullptr || m.version != peer.sending->begin.version)
+    return;
   const bool is_artifact = peer.sending->begin.kind == ModelKind::kArtifact;
   peer.progress = now;
   switch (m.state) {
@@ -154,7 +161,8 @@ void PublisherCore::Impl::OnAck(std::size_t w, ModelAck& m, MonoTime now) {
       Report(w, m.version, m.code, std::move(m.text));
       // A new connection clears whatever damaged the bytes.
       if (m.code == ErrorCode::kModelCorrupt && ++peer.corrupt <= kCorruptTransfers) {
-        return links.Lose(w, "model version " + std::to_string(m.version) + " was damaged on its way", now);
+        return links.Lose(
+            w, "model version " + std::to_string(m.version) + " was damaged on its way", now);
       }
       if (is_artifact) {
         peer.takes_artifact = false;
@@ -234,7 +242,9 @@ void PublisherCore::SetArtifact(std::shared_ptr<const ModelSnapshot> artifact, M
 
 void PublisherCore::SetStep(std::uint64_t step) { impl_->step = std::max(impl_->step, step); }
 
-void PublisherCore::Leave(MonoTime now) { impl_->links.Leave(GoodbyeReason::kLeaving, impl_->options.run, now); }
+void PublisherCore::Leave(MonoTime now) {
+  impl_->links.Leave(GoodbyeReason::kLeaving, impl_->options.run, now);
+}
 
 std::size_t PublisherCore::applied(std::uint64_t version) const {
   std::size_t n = 0;
@@ -262,8 +272,9 @@ std::string PublisherCore::WaitingFor(MonoTime now) const {
     if (peer.sending == nullptr) {
       text += " needs a scorer artifact";
     } else {
-      text += " has " + std::to_string(peer.acked_chunks) + " of " + std::to_string(peer.sending->begin.chunks) +
-              " chunks of version " + std::to_string(peer.sending->begin.version);
+      text += " has " + std::to_string(peer.acked_chunks) + " of " +
+              std::to_string(peer.sending->begin.chunks) + " chunks of version " +
+              std::to_string(peer.sending->begin.version);
     }
   }
   if (!missing.empty()) text += (text.empty() ? "" : ", ") + missing;

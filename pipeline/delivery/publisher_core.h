@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// PublisherCore: sends weight versions to all workers, each at its own pace, newest only (a slow worker skips versions).
-// A worker without a version of this run gets the full model first; a DELTA goes only to a worker that has the version
-// just before it, any other gets the newest FULL version that it lacks. One thread only. Never touches a socket.
+// PublisherCore: sends weight versions to all workers, each at its own pace, newest only (a slow
+// worker skips versions). A worker without a version of this run gets the full model first; a DELTA
+// goes only to a worker that has the version just before it, any other gets the newest FULL version
+// that it lacks. One thread only. Never touches a socket.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +28,8 @@ struct PublisherCoreOptions {
   Duration ack_deadline = milliseconds(30000);
 };
 
-// One version, complete: `begin` (session empty) and the bytes that its manifest describes. Immutable once offered.
+// One version, complete: `begin` (session empty) and the bytes that its manifest describes.
+// Immutable once offered.
 struct ModelSnapshot {
   ModelBegin begin;
   Frame bytes;

@@ -66,10 +66,13 @@ std::optional<Suspects::Death> Suspects::Welcomed(std::size_t w, std::uint64_t i
     }
     if (!std::exchange(entry.suspect, true)) ++suspects_;
     if (care == Care::kAlone && ++entry.alone_deaths == kDeaths) {
-      death.log.push_back("batch " + ToString(key) + " is quarantined: a worker died twice scoring it alone; it is sent unscored");
+      death.log.push_back(
+          "batch " + ToString(key) +
+          " is quarantined: a worker died twice scoring it alone; it is sent unscored");
     }
     if (care == Care::kUnscored && ++entry.relay_deaths == kDeaths) {
-      death.log.push_back("batch " + ToString(key) + " is rejected: a worker died twice relaying it");
+      death.log.push_back("batch " + ToString(key) +
+                          " is rejected: a worker died twice relaying it");
     }
     death.held.push_back(key);
   }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Suspects: which candidate batches may have killed a worker (design rule 11). A worker that comes back as a new
-// incarnation without having drained has died; what it may have held then is suspect. One thread only. Pure.
+// Suspects: which candidate batches may have killed a worker (design rule 11). A worker that comes
+// back as a new incarnation without having drained has died; what it may have held then is suspect.
+// One thread only. Pure.
 #pragma once
 
 #include <cstdint>

@@ -61,7 +61,8 @@ Selected ExtractRows(const TrainBatch& batch, const BatchKey& key) {
     d.model_version = span.model_version;
     d.model_step = span.model_step;
     out.sample_id = Slice(batch.sample_id, span.begin, span.rows);
-    for (const Tensor& t : batch.tensors) out.tensors.push_back(SliceRows(t, span.begin, span.rows));
+    for (const Tensor& t : batch.tensors)
+      out.tensors.push_back(SliceRows(t, span.begin, span.rows));
     return out;  // a key's rows are consecutive
   }
   return out;
@@ -76,7 +77,8 @@ Selected JoinRows(std::vector<Selected> pieces) {
     Append(out.decision.keep_probability, next.decision.keep_probability);
     Append(out.decision.weight, next.decision.weight);
     Append(out.decision.percentile, next.decision.percentile);
-    for (std::size_t t = 0; t < out.tensors.size(); ++t) out.tensors[t] = Concat(out.tensors[t], next.tensors[t]);
+    for (std::size_t t = 0; t < out.tensors.size(); ++t)
+      out.tensors[t] = Concat(out.tensors[t], next.tensors[t]);
   }
   out.decision.rows = static_cast<std::uint32_t>(out.sample_id.size());
   out.decision.kept.resize(out.decision.rows);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// TrainBatch: rows as a trainer takes them, with what was decided about each. Rows of one key can be cut out of it again,
-// for a state. Values; any thread.
+// TrainBatch: rows as a trainer takes them, with what was decided about each. Rows of one key can
+// be cut out of it again, for a state. Values; any thread.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +25,7 @@ struct RowSpan {
 
 // The memory is the batch's own; its tensors share it.
 struct TrainBatch {
-  std::vector<Tensor> tensors;  // each [n, ...]
+  std::vector<Tensor> tensors;           // each [n, ...]
   std::vector<std::uint64_t> sample_id;  // [n]
   std::vector<float> score;              // [n]; NaN: was not scored
   std::vector<float> keep_probability;   // [n]; 1: was not sifted
@@ -36,8 +36,8 @@ struct TrainBatch {
   std::size_t rows() const { return sample_id.size(); }
 };
 
-// The rows of `key` in `batch`, as a Selected that an Assembler takes. They share the batch's memory. Without rows when
-// the batch has none of the key.
+// The rows of `key` in `batch`, as a Selected that an Assembler takes. They share the batch's
+// memory. Without rows when the batch has none of the key.
 Selected ExtractRows(const TrainBatch& batch, const BatchKey& key);
 
 // Pieces of one key, in order, as one. REQUIRES: at least one piece, equal layouts.

@@ -32,9 +32,11 @@ void TrainProgress::EpochOver() {
 
 void TrainProgress::CloseGroups() {
   std::erase_if(groups_, [this](const Group& group) {
-    const bool complete = group.over && std::all_of(group.passes.begin(), group.passes.end(), [this](const EpochEnd& e) {
-      return trained_.Complete(e.loader, e.pass, e.batches);
-    });
+    const bool complete =
+        group.over &&
+        std::all_of(group.passes.begin(), group.passes.end(), [this](const EpochEnd& e) {
+          return trained_.Complete(e.loader, e.pass, e.batches);
+        });
     if (!complete) return false;
     for (const EpochEnd& end : group.passes) trained_.Close(end.loader, end.pass);
     return true;

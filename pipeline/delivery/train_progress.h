@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// TrainProgress: which keys of a rank are trained, for a checkpoint. Rows are taken first in first out, so at most one
-// key is half trained. Value-like; one thread only. Pure.
+// TrainProgress: which keys of a rank are trained, for a checkpoint. Rows are taken first in first
+// out, so at most one key is half trained. Value-like; one thread only. Pure.
 #pragma once
 
 #include <cstdint>
@@ -17,15 +17,16 @@ class TrainProgress {
  public:
   TrainProgress() = default;
   // Continues from a state: what Decided() and half() gave.
-  TrainProgress(const DecidedSet& decided, const std::optional<BatchKey>& half) : trained_(decided), half_(half) {}
+  TrainProgress(const DecidedSet& decided, const std::optional<BatchKey>& half)
+      : trained_(decided), half_(half) {}
 
   // A key without kept rows: nothing of it will be trained.
   void Empty(const BatchKey& key) { trained_.Insert(key); }
   // The batch was trained, or is in hand and will be.
   void Trained(const std::vector<RowSpan>& spans);
-  // Passes whose keys are all decided. They close together, once all their keys are trained and, in lockstep, EpochOver
-  // was said: so a state taken at an epoch's last batch still has the epoch's end to come. With drop_last the rows carried
-  // over keep the epoch open until they are trained.
+  // Passes whose keys are all decided. They close together, once all their keys are trained and, in
+  // lockstep, EpochOver was said: so a state taken at an epoch's last batch still has the epoch's
+  // end to come. With drop_last the rows carried over keep the epoch open until they are trained.
   void PassesEnded(std::vector<EpochEnd> passes, bool lockstep);
   // The oldest epoch that ended was handed out to its end.
   void EpochOver();

@@ -38,7 +38,7 @@ struct TrainerCore::Impl final : ClientLinks::Owner {
 
   struct Peer {
     CreditReceiver credit;
-    std::vector<BatchKey> acks;   // to be sent
+    std::vector<BatchKey> acks;  // to be sent
     MonoTime goodbye_at{};
   };
 
@@ -182,7 +182,12 @@ void TrainerCore::Impl::CompleteEpochs(MonoTime at) {
 void TrainerCore::Impl::On(std::size_t w, PositionRequest& m, MonoTime at) {
   if (m.run != options.run) return;
   links.Send(w,
-             Position{{}, options.run, m.loader, decided.Export(m.loader), options.world, options.steps_per_epoch > 0},
+             Position{{},
+                      options.run,
+                      m.loader,
+                      decided.Export(m.loader),
+                      options.world,
+                      options.steps_per_epoch > 0},
              at);
 }
 
@@ -190,7 +195,9 @@ void TrainerCore::Impl::On(std::size_t w, Drain& m, MonoTime /*at*/) {
   links.Log(links.name(w) + " drains: " + m.reason);
 }
 
-void TrainerCore::Impl::On(std::size_t w, Goodbye& /*m*/, MonoTime at) { links.Lose(w, "it said Goodbye", at); }
+void TrainerCore::Impl::On(std::size_t w, Goodbye& /*m*/, MonoTime at) {
+  links.Lose(w, "it said Goodbye", at);
+}
 
 // Acks and credit, gathered over the events since the last call.
 void TrainerCore::Impl::Flush(MonoTime at) {
@@ -208,14 +215,16 @@ void TrainerCore::Impl::Flush(MonoTime at) {
     const std::uint64_t held = finished ? 0 : buffered_batches[w];
     std::uint64_t allow = options.window > held ? options.window - held : 0;
     if (starving) allow = std::max<std::uint64_t>(allow, 1);
-    const std::uint64_t batch_bytes = std::max<std::uint64_t>(1, links.session(w).welcome().max_batch_bytes);
+    const std::uint64_t batch_bytes =
+        std::max<std::uint64_t>(1, links.session(w).welcome().max_batch_bytes);
     if (peer.credit.AllowOutstanding(allow, batch_bytes)) {
       links.Send(w, Credit{{}, peer.credit.granted_batches(), peer.credit.granted_bytes()}, at);
     }
   }
 }
 
-void TrainerCore::OnConsumed(const std::vector<BatchKey>& emptied, std::size_t buffered_rows, MonoTime now) {
+void TrainerCore::OnConsumed(const std::vector<BatchKey>& emptied, std::size_t buffered_rows,
+                             MonoTime now) {
   Impl& m = *impl_;
   m.now = now;
   m.buffered_rows = buffered_rows;

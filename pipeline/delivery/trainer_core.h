@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// TrainerCore: a trainer rank's side of the delivery rules in SAMPLES mode: sessions, credit, acceptance, acks, decided
-// keys, epochs, positions. Rows go to an Assembler that the caller owns. One thread only. Never touches a socket.
+// TrainerCore: a trainer rank's side of the delivery rules in SAMPLES mode: sessions, credit,
+// acceptance, acks, decided keys, epochs, positions. Rows go to an Assembler that the caller owns.
+// One thread only. Never touches a socket.
 #pragma once
 
 #include <cstdint>
@@ -26,9 +27,9 @@ struct TrainerCoreOptions {
   std::uint32_t loader_count = 1;
   JobSpec job_spec;
   std::uint32_t batch_size = 1;
-  std::uint32_t window = 2;         // batches per session
+  std::uint32_t window = 2;           // batches per session
   std::uint64_t steps_per_epoch = 0;  // > 0: passes mix and loaders repeat them; world > 1 needs it
-  DecidedSet decided;               // restored from a state
+  DecidedSet decided;                 // restored from a state
   Duration hello_deadline = milliseconds(5000);
 };
 
@@ -36,8 +37,9 @@ struct TrainerActions {
   using Send = ClientSend;
   std::vector<std::size_t> reconnect;  // before sends
   std::vector<Send> sends;
-  std::vector<Selected> accepted;      // rows to take in, in this order; each key once
-  // Passes whose keys are all decided, after `accepted`. World 1: an epoch, all loaders' passes at once.
+  std::vector<Selected> accepted;  // rows to take in, in this order; each key once
+  // Passes whose keys are all decided, after `accepted`. World 1: an epoch, all loaders' passes at
+  // once.
   struct Ended {
     std::uint32_t epoch = 0;
     std::vector<EpochEnd> passes;
@@ -57,14 +59,16 @@ class TrainerCore {
   void OnMessage(std::size_t w, Message message, MonoTime now);
   void OnLinkLost(std::size_t w, const std::string& why, MonoTime now);
   void OnTick(MonoTime now);
-  // `emptied`: keys all of whose rows left the buffer; their credit returns. `buffered_rows` = rows that the assembler
-  // holds now; also to be told once for rows restored from a state.
+  // `emptied`: keys all of whose rows left the buffer; their credit returns. `buffered_rows` = rows
+  // that the assembler holds now; also to be told once for rows restored from a state.
   void OnConsumed(const std::vector<BatchKey>& emptied, std::size_t buffered_rows, MonoTime now);
   void SetStep(std::uint64_t step);
-  // Goodbye(done) to all workers, relayed to the loaders. From now on what arrives is acked and dropped.
+  // Goodbye(done) to all workers, relayed to the loaders. From now on what arrives is acked and
+  // dropped.
   void Finish(MonoTime now);
-  // After Finish: all acks are out, and every worker was heard a heartbeat interval after its Goodbye. A worker that is
-  // not connected keeps it false: the caller's linger deadline ends the wait.
+  // After Finish: all acks are out, and every worker was heard a heartbeat interval after its
+  // Goodbye. A worker that is not connected keeps it false: the caller's linger deadline ends the
+  // wait.
   bool Idle() const;
   // World 1: every loader has made its final pass; no further epoch will come.
   bool AllFinal() const;

@@ -20,19 +20,25 @@ void WorkerCore::Impl::On(WorkerSession& s, Candidates& m, MonoTime now) {
   const std::uint64_t bytes = PayloadBytes(m.tensors);
   const std::uint32_t loader = s.hello.loader_index;
   if (!s.in.Received(bytes)) {
-    Refuse(s.peer, s.id, ErrorCode::kCreditExceeded, "Candidates " + ToString(m.key) + " without credit",
+    Refuse(s.peer, s.id, ErrorCode::kCreditExceeded,
+           "Candidates " + ToString(m.key) + " without credit",
            "send only while the cumulative credit allows it (proto/README.md, Credit)", true);
     EndSession(s.seat, now, "sent without credit");
     return;
   }
   if (m.key.loader != loader) {
     Refuse(s.peer, s.id, ErrorCode::kMalformed,
-           "key.loader is " + std::to_string(m.key.loader) + "; this session's index is " + std::to_string(loader),
+           "key.loader is " + std::to_string(m.key.loader) + "; this session's index is " +
+               std::to_string(loader),
            "a loader sends keys of its own index", false);
     return;
   }
-  if (m.run > run && !s.hello.has_job_spec) AdoptRun(m.run);  // it learnt of the run from another worker
+  if (m.run > run && !s.hello.has_job_spec)
+    AdoptRun(m.run);  // it learnt of the run from another worker
   if (m.run != run || job == nullptr) {
+    // Of an older run: its loader is about to learn of this one. Of this run, but before its
+    // trainer came: not to be lost.
+    if (m.run == run) SendTo(s, Return{{}, run, {m.key}, ReturnReason::kRankUnreachable}, now);
     PumpCredit(now);
     return;
   }
@@ -53,9 +59,9 @@ void WorkerCore::Impl::On(WorkerSession& s, Candidates& m, MonoTime now) {
   if (bytes > s.batch_bytes || rows > options.max_rows) {
     batch->decision = RejectedDecision(
         rows, ErrorCode::kTooLarge,
-        "batch " + ToString(m.key) + " has " + std::to_string(bytes) + " bytes and " + std::to_string(rows) +
-            " rows; allowed: " + std::to_string(s.batch_bytes) + " bytes, " + std::to_string(options.max_rows) +
-            " rows");
+        "batch " + ToString(m.key) + " has " + std::to_string(bytes) + " bytes and " +
+            std::to_string(rows) + " rows; allowed: " + std::to_string(s.batch_bytes) + " bytes, " +
+            std::to_string(options.max_rows) + " rows");
   }
   WorkerEntry& entry = entries[m.key];
   entry.batch = batch;
@@ -98,12 +104,14 @@ void WorkerCore::OnDecided(ScoredBatchPtr batch, MonoTime now) {
   if (batch->candidates.suspect) m.suspect_in_graph = false;
   const auto it = m.entries.find(batch->candidates.key);
   // Another run, or returned by its deadline: somebody else decides it.
-  if (it != m.entries.end() && it->second.batch == batch) m.Decide(it->first, it->second, *batch, now);
+  if (it != m.entries.end() && it->second.batch == batch)
+    m.Decide(it->first, it->second, *batch, now);
   m.AdmitWaiting(now);
   m.PumpCredit(now);
 }
 
-void WorkerCore::Impl::Decide(const BatchKey& key, WorkerEntry& entry, ScoredBatch& batch, MonoTime now) {
+void WorkerCore::Impl::Decide(const BatchKey& key, WorkerEntry& entry, ScoredBatch& batch,
+                              MonoTime now) {
   Count(batch);
   recent.emplace_back(now, batch.decision.rows);
   WorkerSession* loader = Find(Role::kLoader, key.loader);
@@ -217,7 +225,8 @@ std::uint64_t WorkerCore::Impl::Lane(const WorkerSession& loader) const {
 bool WorkerCore::Impl::MayGrant(const WorkerSession& loader) {
   if (draining || run == 0 || job == nullptr || !model_ready) return false;
   if (verdicts()) return loader.hello.run == run;
-  return loader.position_run == run && Find(Role::kTrainer, RankOf(loader.hello.loader_index)) != nullptr;
+  return loader.position_run == run &&
+         Find(Role::kTrainer, RankOf(loader.hello.loader_index)) != nullptr;
 }
 
 void WorkerCore::Impl::PumpCredit(MonoTime now) {
@@ -227,7 +236,8 @@ void WorkerCore::Impl::PumpCredit(MonoTime now) {
     const std::uint64_t batches = lane_batches[s.hello.loader_index];
     const std::uint64_t lane = Lane(s);
     const std::uint64_t by_bytes = lane > held ? (lane - held) / s.batch_bytes : 0;
-    const std::uint64_t by_window = options.loader_window > batches ? options.loader_window - batches : 0;
+    const std::uint64_t by_window =
+        options.loader_window > batches ? options.loader_window - batches : 0;
     if (s.in.AllowOutstanding(std::min(by_bytes, by_window), s.batch_bytes)) {
       SendTo(s, Credit{{}, s.in.granted_batches(), s.in.granted_bytes()}, now);
     }

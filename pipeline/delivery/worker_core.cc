@@ -17,12 +17,14 @@ constexpr Duration kRecentSpan = std::chrono::seconds(10);
 template <typename T>
 constexpr bool Allowed(Role role) {
   if constexpr (std::is_same_v<T, Heartbeat> || std::is_same_v<T, Goodbye>) return true;
-  if constexpr (std::is_same_v<T, Candidates> || std::is_same_v<T, EpochEnd>) return role == Role::kLoader;
-  if constexpr (std::is_same_v<T, Credit> || std::is_same_v<T, Ack> || std::is_same_v<T, EpochAck> ||
-                std::is_same_v<T, Position>) {
+  if constexpr (std::is_same_v<T, Candidates> || std::is_same_v<T, EpochEnd>)
+    return role == Role::kLoader;
+  if constexpr (std::is_same_v<T, Credit> || std::is_same_v<T, Ack> ||
+                std::is_same_v<T, EpochAck> || std::is_same_v<T, Position>) {
     return role == Role::kTrainer;
   }
-  if constexpr (std::is_same_v<T, ModelBegin> || std::is_same_v<T, ModelChunk> || std::is_same_v<T, ModelCommit>) {
+  if constexpr (std::is_same_v<T, ModelBegin> || std::is_same_v<T, ModelChunk> ||
+                std::is_same_v<T, ModelCommit>) {
     return role == Role::kPublisher;
   }
   if constexpr (std::is_same_v<T, StatusRequest>) return role == Role::kMonitor;
@@ -30,33 +32,56 @@ constexpr bool Allowed(Role role) {
 }
 
 template <typename T>
-constexpr bool kHandled = Allowed<T>(Role::kLoader) || Allowed<T>(Role::kTrainer) || Allowed<T>(Role::kPublisher) ||
-                          Allowed<T>(Role::kMonitor);
+constexpr bool kHandled = Allowed<T>(Role::kLoader) || Allowed<T>(Role::kTrainer) ||
+                          Allowed<T>(Role::kPublisher) || Allowed<T>(Role::kMonitor);
 
 }  // namespace
 
 std::string RoleName(Role role) {
   switch (role) {
-    case Role::kLoader: return "loader";
-    case Role::kTrainer: return "trainer rank";
-    case Role::kPublisher: return "publisher";
-    case Role::kMonitor: return "monitor";
-    default: return "peer";
+    case Role::kLoader:
+      return "loader";
+    case Role::kTrainer:
+      return "trainer rank";
+    case Role::kPublisher:
+      return "publisher";
+    case Role::kMonitor:
+      return "monitor";
+    default:
+      return "peer";
   }
 }
 
 std::string ErrorName(ErrorCode code) {
-  static constexpr std::array<const char*, 23> kNames{
-      "NONE",          "HELLO_REQUIRED",  "SUPERSEDED",       "PROTOCOL_VERSION", "MALFORMED",
-      "NOT_ALLOWED",   "JOB_MISMATCH",    "RUN_OBSOLETE",     "TOO_LARGE",        "CREDIT_EXCEEDED",
-      "BAD_TENSOR",    "NO_MODEL",        "MODEL_MISMATCH",   "MODEL_CORRUPT",    "MODEL_NOT_FINITE",
-      "ARTIFACT_REFUSED", "SCORING_FAILED", "NON_FINITE_SCORE", "STALE",          "DRAINING",
-      "BUDGET_TOO_SMALL", "QUARANTINED",  "INTERNAL"};
+  static constexpr std::array<const char*, 23> kNames{"NONE",
+                                                      "HELLO_REQUIRED",
+                                                      "SUPERSEDED",
+                                                      "PROTOCOL_VERSION",
+                                                      "MALFORMED",
+                                                      "NOT_ALLOWED",
+                                                      "JOB_MISMATCH",
+                                                      "RUN_OBSOLETE",
+                                                      "TOO_LARGE",
+                                                      "CREDIT_EXCEEDED",
+                                                      "BAD_TENSOR",
+                                                      "NO_MODEL",
+                                                      "MODEL_MISMATCH",
+                                                      "MODEL_CORRUPT",
+                                                      "MODEL_NOT_FINITE",
+                                                      "ARTIFACT_REFUSED",
+                                                      "SCORING_FAILED",
+                                                      "NON_FINITE_SCORE",
+                                                      "STALE",
+                                                      "DRAINING",
+                                                      "BUDGET_TOO_SMALL",
+                                                      "QUARANTINED",
+                                                      "INTERNAL"};
   const auto i = static_cast<std::size_t>(code);
   return i < kNames.size() ? kNames[i] : "UNKNOWN";
 }
 
-WorkerCore::WorkerCore(WorkerCoreOptions options) : impl_(std::make_unique<Impl>(std::move(options))) {
+WorkerCore::WorkerCore(WorkerCoreOptions options)
+    : impl_(std::make_unique<Impl>(std::move(options))) {
   impl_->started = Now();
   impl_->job_name = impl_->options.job;
   impl_->artifact_sha256 = impl_->options.artifact_sha256;
@@ -65,15 +90,17 @@ WorkerCore::WorkerCore(WorkerCoreOptions options) : impl_(std::make_unique<Impl>
 WorkerCore::~WorkerCore() = default;
 
 void WorkerCore::OnMessage(PeerHandle from, Message message, MonoTime now) {
-  if (auto* hello = std::get_if<Hello>(&message)) return impl_->OnHello(from, std::move(*hello), now);
+  if (auto* hello = std::get_if<Hello>(&message))
+    return impl_->OnHello(from, std::move(*hello), now);
   std::visit(
       [&](auto& m) {
         using T = std::decay_t<decltype(m)>;
         WorkerSession* s = impl_->FindByPeer(from, m.session);
         if (s == nullptr) {
           if constexpr (!std::is_same_v<T, ErrorMessage>) {
-            impl_->Refuse(from, m.session, ErrorCode::kHelloRequired, "this session is not known here",
-                          "open a new connection and say Hello", true);
+            impl_->Refuse(from, m.session, ErrorCode::kHelloRequired,
+                          "this session is not known here", "open a new connection and say Hello",
+                          true);
           }
           return;
         }
@@ -92,21 +119,26 @@ void WorkerCore::OnMessage(PeerHandle from, Message message, MonoTime now) {
 
 void WorkerCore::OnMalformed(PeerHandle from, const Status& why, MonoTime /*now*/) {
   const auto seat = impl_->seat_of.find(from);
-  impl_->Refuse(from, seat == impl_->seat_of.end() ? SessionId{} : impl_->sessions.at(seat->second).id,
-                ErrorCode::kMalformed, why.message(), "see proto/README.md for the message's layout", false);
+  impl_->Refuse(
+      from, seat == impl_->seat_of.end() ? SessionId{} : impl_->sessions.at(seat->second).id,
+      ErrorCode::kMalformed, why.message(), "see proto/README.md for the message's layout", false);
 }
 
 void WorkerCore::OnUnreachable(PeerHandle peer, MonoTime now) {
   const auto seat = impl_->seat_of.find(peer);
-  if (seat != impl_->seat_of.end()) impl_->EndSession(Seat(seat->second), now, "its connection is gone");
+  if (seat != impl_->seat_of.end())
+    impl_->EndSession(Seat(seat->second), now, "its connection is gone");
 }
 
 void WorkerCore::Impl::On(WorkerSession& s, Heartbeat& m, MonoTime /*now*/) {
-  const bool counts = s.seat.role == Role::kTrainer || s.seat.role == Role::kPublisher || verdicts();
+  const bool counts =
+      s.seat.role == Role::kTrainer || s.seat.role == Role::kPublisher || verdicts();
   if (counts && m.run == run) trainer_step = std::max(trainer_step, m.step);
 }
 
-void WorkerCore::Impl::On(WorkerSession& s, StatusRequest& /*m*/, MonoTime now) { SendTo(s, Snapshot(now), now); }
+void WorkerCore::Impl::On(WorkerSession& s, StatusRequest& /*m*/, MonoTime now) {
+  SendTo(s, Snapshot(now), now);
+}
 
 void WorkerCore::OnTick(MonoTime now) {
   Impl& m = *impl_;
@@ -124,8 +156,10 @@ void WorkerCore::OnTick(MonoTime now) {
   std::vector<BatchKey> stranded;
   for (const auto& [key, entry] : m.entries) {
     const auto lost = m.rank_lost.find(m.RankOf(key.loader));
-    if (!entry.decided && now - entry.since > m.options.score_deadline) late.push_back(key);
-    else if (!m.verdicts() && lost != m.rank_lost.end() && now - lost->second > 2 * m.options.liveness) {
+    if (!entry.decided && now - entry.since > m.options.score_deadline)
+      late.push_back(key);
+    else if (!m.verdicts() && lost != m.rank_lost.end() &&
+             now - lost->second > 2 * m.options.liveness) {
       stranded.push_back(key);
     }
   }
@@ -193,10 +227,13 @@ StatusReply WorkerCore::Impl::Snapshot(MonoTime now) const {
   r.budget_bytes = options.budget_bytes;
   std::uint64_t rows = 0;
   for (const auto& [when, n] : recent) rows += n;
-  if (!recent.empty()) r.rows_per_second = static_cast<double>(rows) / std::max(1.0, Seconds(now - recent.front().first));
+  if (!recent.empty())
+    r.rows_per_second =
+        static_cast<double>(rows) / std::max(1.0, Seconds(now - recent.front().first));
   for (const auto& [seat, s] : sessions) {
     r.peers.push_back({seat.role, s.hello.name,
-                       seat.role == Role::kMonitor ? 0 : static_cast<std::uint32_t>(seat.index), s.id.counter,
+                       seat.role == Role::kMonitor ? 0 : static_cast<std::uint32_t>(seat.index),
+                       s.id.counter,
                        seat.role == Role::kTrainer ? s.out.free_batches() : s.in.outstanding(),
                        Seconds(now - s.heard)});
   }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// WorkerCore: the worker's side of the delivery rules (design: sessions, leases, credit, lanes, epochs, runs, poison) as
-// one pure state machine. It is told events with the time and answers with messages to send and work to do.
-// One thread only (the I/O thread). It never touches a socket, a clock, a model or another thread, and never throws on
-// foreign input: whatever a peer sends yields messages, counters or nothing.
+// WorkerCore: the worker's side of the delivery rules (design: sessions, leases, credit, lanes,
+// epochs, runs, poison) as one pure state machine. It is told events with the time and answers with
+// messages to send and work to do. One thread only (the I/O thread). It never touches a socket, a
+// clock, a model or another thread, and never throws on foreign input: whatever a peer sends yields
+// messages, counters or nothing.
 #pragma once
 
 #include <cstdint>
@@ -32,9 +33,9 @@ struct WorkerCoreOptions {
   std::uint32_t max_rows = 65536;   // of one candidate batch
   std::uint32_t loader_window = 8;  // batches of a loader that are granted or held, at most
   Duration heartbeat = milliseconds(1000);
-  Duration liveness = milliseconds(5000);  // a silent peer's session ends
+  Duration liveness = milliseconds(5000);         // a silent peer's session ends
   Duration score_deadline = milliseconds(60000);  // queued or scoring; then Return(deadline)
-  PolicyOptions default_policy;            // where the JobSpec names none
+  PolicyOptions default_policy;                   // where the JobSpec names none
   bool artifact_upload = false;
   std::string artifact_sha256;  // of the loaded scorer; empty = none loaded
 };
@@ -48,10 +49,11 @@ struct WorkerActions {
   std::vector<Send> sends;
   std::vector<PeerHandle> forget;        // after sends: nothing will be sent to these any more
   std::vector<ScoredBatchPtr> admitted;  // into the graph; each comes back through OnDecided once
-  std::vector<Message> model_work;       // ModelBegin, ModelChunk, ModelCommit, checked for session, run and order
-  bool discard_staging = false;          // the publisher's session is gone (before model_work)
-  bool run_changed = false;              // forget the policy's history (before admitted)
-  std::vector<std::string> log;          // one line each, for the log at level info
+  std::vector<Message>
+      model_work;  // ModelBegin, ModelChunk, ModelCommit, checked for session, run and order
+  bool discard_staging = false;  // the publisher's session is gone (before model_work)
+  bool run_changed = false;      // forget the policy's history (before admitted)
+  std::vector<std::string> log;  // one line each, for the log at level info
 };
 
 class WorkerCore {
@@ -68,8 +70,10 @@ class WorkerCore {
   void OnUnreachable(PeerHandle peer, MonoTime now);
   // The graph finished a batch.
   void OnDecided(ScoredBatchPtr batch, MonoTime now);
-  // The model thread's answer to model_work, sent on to the publisher. kApplied sets the version in force.
-  void OnModelAck(ModelAck ack, std::uint64_t step, const std::string& artifact_sha256, MonoTime now);
+  // The model thread's answer to model_work, sent on to the publisher. kApplied sets the version in
+  // force.
+  void OnModelAck(ModelAck ack, std::uint64_t step, const std::string& artifact_sha256,
+                  MonoTime now);
   // Deadlines, heartbeats. Call at least every heartbeat / 4.
   void OnTick(MonoTime now);
   // Stops admitting, returns what is not decided, tells every peer.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The state behind WorkerCore. Its methods lie in files by subject: worker_sessions.cc (rules 1, 9), worker_batches.cc
-// (rules 3 to 7, 11), worker_relay.cc (rules 8 to 10), worker_model.cc (weights), worker_core.cc (events, time, status).
-// Internal to pipeline/delivery.
+// The state behind WorkerCore. Its methods lie in files by subject: worker_sessions.cc (rules 1,
+// 9), worker_batches.cc (rules 3 to 7, 11), worker_relay.cc (rules 8 to 10), worker_model.cc
+// (weights), worker_core.cc (events, time, status). Internal to pipeline/delivery.
 #pragma once
 
 #include <deque>
@@ -34,23 +34,24 @@ struct WorkerSession {
 
   // Loader.
   CreditReceiver in;
-  std::uint64_t batch_bytes = 0;     // largest batch that its lane reckons with
-  std::uint64_t position_run = 0;    // run whose Position it was given
-  SessionId position_asked;          // trainer session that was asked for it
+  std::uint64_t batch_bytes = 0;   // largest batch that its lane reckons with
+  std::uint64_t position_run = 0;  // run whose Position it was given
+  SessionId position_asked;        // trainer session that was asked for it
 
   // Trainer.
   CreditSender out;
   std::set<std::pair<std::uint32_t, std::uint64_t>> ends_sent;  // (loader, pass)
 };
 
-// A candidate batch that this worker holds. Queued, or scoring, until `batch` is gone; then decided.
+// A candidate batch that this worker holds. Queued, or scoring, until `batch` is gone; then
+// decided.
 struct WorkerEntry {
   ScoredBatchPtr batch;  // the graph's copy; null once decided
   MonoTime since{};
   std::uint64_t bytes = 0;
   bool decided = false;
-  Selected selected;     // SAMPLES, once decided; kept until acked
-  SessionId sent_in;     // trainer session that it was last sent in
+  Selected selected;  // SAMPLES, once decided; kept until acked
+  SessionId sent_in;  // trainer session that it was last sent in
 };
 
 struct WorkerCore::Impl {
@@ -66,8 +67,8 @@ struct WorkerCore::Impl {
   WorkerSession* Find(Role role, std::uint64_t index);
   WorkerSession* FindByPeer(PeerHandle peer, const SessionId& id);
   void SendTo(WorkerSession& s, Message message, MonoTime now);
-  void Refuse(PeerHandle to, const SessionId& session, ErrorCode code, std::string text, std::string hint,
-              bool fatal, std::uint64_t current = 0);
+  void Refuse(PeerHandle to, const SessionId& session, ErrorCode code, std::string text,
+              std::string hint, bool fatal, std::uint64_t current = 0);
 
   // worker_batches.cc
   void On(WorkerSession& s, Candidates& m, MonoTime now);
@@ -97,7 +98,8 @@ struct WorkerCore::Impl {
   void On(WorkerSession& s, ModelBegin& m, MonoTime now);
   void On(WorkerSession& s, ModelChunk& m, MonoTime now);
   void On(WorkerSession& s, ModelCommit& m, MonoTime now);
-  void RefuseModel(WorkerSession& s, std::uint64_t version, ErrorCode code, std::string text, MonoTime now);
+  void RefuseModel(WorkerSession& s, std::uint64_t version, ErrorCode code, std::string text,
+                   MonoTime now);
 
   // worker_core.cc
   void On(WorkerSession& s, Heartbeat& m, MonoTime now);
@@ -114,21 +116,23 @@ struct WorkerCore::Impl {
 
   std::map<Seat, WorkerSession> sessions;
   std::unordered_map<PeerHandle, Seat> seat_of;
-  std::map<Seat, SessionId> newest;  // per seat, over the sessions' lives
+  std::map<Seat, SessionId> newest;             // per seat, over the sessions' lives
   std::map<std::uint32_t, MonoTime> rank_lost;  // when a rank's session ended
 
   std::string job_name;
   std::uint64_t run = 0;
-  std::shared_ptr<const JobSpec> job;  // of the run, its policy filled in; null until a Hello brought it
-  JobSpec job_asked;                   // as the Hello had it
+  std::shared_ptr<const JobSpec>
+      job;            // of the run, its policy filled in; null until a Hello brought it
+  JobSpec job_asked;  // as the Hello had it
   std::uint32_t world = 0;
   std::uint32_t loader_count = 0;
   std::map<std::uint32_t, Fingerprint> fingerprints;  // by loader
   std::set<std::uint32_t> done_ranks;
 
   std::map<BatchKey, WorkerEntry> entries;
-  std::map<std::uint32_t, std::deque<BatchKey>> unsent;  // decided, not sent in the rank's session; by rank
-  std::map<std::uint32_t, std::uint64_t> lane_bytes;     // held, by loader
+  std::map<std::uint32_t, std::deque<BatchKey>>
+      unsent;  // decided, not sent in the rank's session; by rank
+  std::map<std::uint32_t, std::uint64_t> lane_bytes;  // held, by loader
   std::map<std::uint32_t, std::uint64_t> lane_batches;
   std::deque<ScoredBatchPtr> waiting;  // behind or before a suspect
   std::size_t in_graph = 0;
@@ -144,7 +148,7 @@ struct WorkerCore::Impl {
   MonoTime model_since{};
   std::uint64_t trainer_step = 0;
 
-  StatusReply counters;  // only its counters are used
+  StatusReply counters;                                   // only its counters are used
   std::deque<std::pair<MonoTime, std::uint64_t>> recent;  // (when, rows decided), of the last 10 s
 };
 

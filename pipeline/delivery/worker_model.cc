@@ -6,8 +6,8 @@
 
 namespace siftd {
 
-void WorkerCore::Impl::RefuseModel(WorkerSession& s, std::uint64_t version, ErrorCode code, std::string text,
-                                   MonoTime now) {
+void WorkerCore::Impl::RefuseModel(WorkerSession& s, std::uint64_t version, ErrorCode code,
+                                   std::string text, MonoTime now) {
   ++counters.model_refused;
   ++counters.errors[ErrorName(code)];
   transfer = ModelKind::kUnspecified;
@@ -17,15 +17,16 @@ void WorkerCore::Impl::RefuseModel(WorkerSession& s, std::uint64_t version, Erro
 void WorkerCore::Impl::On(WorkerSession& s, ModelBegin& m, MonoTime now) {
   if (m.run != run) return;
   if (m.kind == ModelKind::kArtifact && !options.artifact_upload) {
-    return RefuseModel(s, m.version, ErrorCode::kArtifactRefused,
-                       "this worker takes no artifact over the wire (it is code): start it with the artifact's "
-                       "path, or with allow_artifact_upload: true",
-                       now);
+    return RefuseModel(
+        s, m.version, ErrorCode::kArtifactRefused,
+        "this worker takes no artifact over the wire (it is code): start it with the artifact's "
+        "path, or with allow_artifact_upload: true",
+        now);
   }
   if (m.kind != ModelKind::kArtifact && m.version <= model_version && model_ready) {
     return RefuseModel(s, m.version, ErrorCode::kModelMismatch,
-                       "version is " + std::to_string(m.version) + "; allowed: above the one in force, " +
-                           std::to_string(model_version),
+                       "version is " + std::to_string(m.version) +
+                           "; allowed: above the one in force, " + std::to_string(model_version),
                        now);
   }
   if (m.kind == ModelKind::kDelta && !model_ready) {
@@ -48,14 +49,16 @@ void WorkerCore::Impl::On(WorkerSession& /*s*/, ModelCommit& m, MonoTime /*now*/
   actions.model_work.emplace_back(m);
 }
 
-void WorkerCore::OnModelAck(ModelAck ack, std::uint64_t step, const std::string& sha256, MonoTime now) {
+void WorkerCore::OnModelAck(ModelAck ack, std::uint64_t step, const std::string& sha256,
+                            MonoTime now) {
   Impl& m = *impl_;
   if (ack.run != m.run) return;  // of a run that is over
   if (ack.state == ModelState::kApplied && m.transfer == ModelKind::kArtifact) {
     m.artifact_sha256 = sha256;
     m.actions.log.push_back("scorer artifact " + sha256.substr(0, 12) + " loaded");
   } else if (ack.state == ModelState::kApplied) {
-    if (!m.model_ready) m.actions.log.push_back("model version " + std::to_string(ack.version) + " is in force");
+    if (!m.model_ready)
+      m.actions.log.push_back("model version " + std::to_string(ack.version) + " is in force");
     m.model_ready = true;
     m.model_version = ack.version;
     m.model_step = step;
@@ -64,10 +67,12 @@ void WorkerCore::OnModelAck(ModelAck ack, std::uint64_t step, const std::string&
   } else if (ack.state == ModelState::kRefused) {
     ++m.counters.model_refused;
     ++m.counters.errors[ErrorName(ack.code)];
-    m.actions.log.push_back("model version " + std::to_string(ack.version) + " refused: " + ack.text);
+    m.actions.log.push_back("model version " + std::to_string(ack.version) +
+                            " refused: " + ack.text);
   }
   if (ack.state != ModelState::kReceiving) m.transfer = ModelKind::kUnspecified;
-  if (WorkerSession* publisher = m.Find(Role::kPublisher, 0)) m.SendTo(*publisher, std::move(ack), now);
+  if (WorkerSession* publisher = m.Find(Role::kPublisher, 0))
+    m.SendTo(*publisher, std::move(ack), now);
   m.PumpCredit(now);
 }
 

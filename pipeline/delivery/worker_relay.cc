@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rules 8 to 10 of the worker: epoch ends, positions and the end of a run pass through it, between a loader and its rank.
+// Rules 8 to 10 of the worker: epoch ends, positions and the end of a run pass through it, between
+// a loader and its rank.
 #include "pipeline/delivery/worker_core_impl.h"
 
 namespace siftd {
@@ -17,7 +18,8 @@ void WorkerCore::Impl::RelayEnds(std::uint32_t rank, MonoTime now) {
   WorkerSession* trainer = Find(Role::kTrainer, rank);
   if (trainer == nullptr) return;
   for (const auto& [where, end] : ends) {
-    if (RankOf(where.first) == rank && trainer->ends_sent.insert(where).second) SendTo(*trainer, end, now);
+    if (RankOf(where.first) == rank && trainer->ends_sent.insert(where).second)
+      SendTo(*trainer, end, now);
   }
 }
 
@@ -42,7 +44,9 @@ void WorkerCore::Impl::AskPositions(std::uint32_t rank, MonoTime now) {
 
 void WorkerCore::Impl::On(WorkerSession& s, Position& m, MonoTime now) {
   WorkerSession* loader = Find(Role::kLoader, m.loader);
-  if (m.run != run || loader == nullptr || loader->position_run == run || loader->position_asked != s.id) return;
+  if (m.run != run || loader == nullptr || loader->position_run == run ||
+      loader->position_asked != s.id)
+    return;
   loader->position_run = run;
   SendTo(*loader, m, now);
   PumpCredit(now);

@@ -9,7 +9,8 @@ namespace {
 
 std::string Name(const Seat& seat, const std::string& name) {
   std::string text = RoleName(seat.role);
-  if (seat.role == Role::kLoader || seat.role == Role::kTrainer) text += " " + std::to_string(seat.index);
+  if (seat.role == Role::kLoader || seat.role == Role::kTrainer)
+    text += " " + std::to_string(seat.index);
   return name.empty() ? text : text + " '" + name + "'";
 }
 
@@ -38,8 +39,9 @@ void WorkerCore::Impl::SendTo(WorkerSession& s, Message message, MonoTime now) {
   actions.sends.push_back({s.peer, std::move(message)});
 }
 
-void WorkerCore::Impl::Refuse(PeerHandle to, const SessionId& session, ErrorCode code, std::string text,
-                              std::string hint, bool fatal, std::uint64_t current) {
+void WorkerCore::Impl::Refuse(PeerHandle to, const SessionId& session, ErrorCode code,
+                              std::string text, std::string hint, bool fatal,
+                              std::uint64_t current) {
   ++counters.errors[ErrorName(code)];
   ErrorMessage error;
   error.session = session;
@@ -54,14 +56,15 @@ void WorkerCore::Impl::Refuse(PeerHandle to, const SessionId& session, ErrorCode
 bool WorkerCore::Impl::CheckHello(PeerHandle from, const Hello& hello) {
   if (hello.protocol_min > 1 || hello.protocol_max < 1) {
     Refuse(from, hello.session, ErrorCode::kProtocolVersion,
-           "protocol is " + std::to_string(hello.protocol_min) + " to " + std::to_string(hello.protocol_max) +
-               "; allowed: 1",
+           "protocol is " + std::to_string(hello.protocol_min) + " to " +
+               std::to_string(hello.protocol_max) + "; allowed: 1",
            "install a client of siftd " + options.version, true);
     return false;
   }
   if (hello.role == Role::kMonitor) return true;
   if (draining) {
-    Refuse(from, hello.session, ErrorCode::kDraining, "worker '" + options.name + "' is ending: " + drain_reason,
+    Refuse(from, hello.session, ErrorCode::kDraining,
+           "worker '" + options.name + "' is ending: " + drain_reason,
            "use the other workers; this address may come back", false);
     return false;
   }
@@ -70,8 +73,8 @@ bool WorkerCore::Impl::CheckHello(PeerHandle from, const Hello& hello) {
   if (hello.session.incarnation < last.incarnation) {
     Refuse(from, hello.session, ErrorCode::kSuperseded,
            Name(seat, hello.name) + " was replaced by a later process with the same index",
-           "give each loader its own index, each rank its own rank; or start again to take over", true,
-           last.incarnation);
+           "give each loader its own index, each rank its own rank; or start again to take over",
+           true, last.incarnation);
     return false;
   }
   if (hello.session <= last) return false;  // an older connection of the same process: drop it
@@ -99,20 +102,23 @@ bool WorkerCore::Impl::CheckJob(PeerHandle from, const Hello& hello) {
   if (hello.has_job_spec && !hello.job_spec.artifact_sha256.empty() && !artifact_sha256.empty() &&
       hello.job_spec.artifact_sha256 != artifact_sha256 && !options.artifact_upload) {
     Refuse(from, hello.session, ErrorCode::kJobMismatch,
-           "artifact_sha256 is " + hello.job_spec.artifact_sha256 + "; this worker has " + artifact_sha256,
+           "artifact_sha256 is " + hello.job_spec.artifact_sha256 + "; this worker has " +
+               artifact_sha256,
            "start the worker with the artifact of this job, or with allow_artifact_upload", true);
     return false;
   }
   if (hello.run == run && job != nullptr && hello.has_job_spec) {
     if (!(hello.job_spec == job_asked)) {
-      Refuse(from, hello.session, ErrorCode::kJobMismatch, "JobSpec differs from the one that this run began with",
+      Refuse(from, hello.session, ErrorCode::kJobMismatch,
+             "JobSpec differs from the one that this run began with",
              "give every rank of a run the same policy, seed and bounds", true);
       return false;
     }
   }
   if (hello.role == Role::kTrainer && hello.run == run && world != 0 && hello.world != world) {
     Refuse(from, hello.session, ErrorCode::kJobMismatch,
-           "world is " + std::to_string(hello.world) + "; this run began with " + std::to_string(world),
+           "world is " + std::to_string(hello.world) + "; this run began with " +
+               std::to_string(world),
            "start a new run for another number of ranks", true);
     return false;
   }
@@ -123,18 +129,21 @@ bool WorkerCore::Impl::CheckLoader(PeerHandle from, const Hello& hello) {
   const bool new_run = hello.has_job_spec && hello.run > run;
   if (!new_run && loader_count != 0 && hello.loader_count != loader_count) {
     Refuse(from, hello.session, ErrorCode::kJobMismatch,
-           "loader_count is " + std::to_string(hello.loader_count) + "; this job has " + std::to_string(loader_count),
+           "loader_count is " + std::to_string(hello.loader_count) + "; this job has " +
+               std::to_string(loader_count),
            "start all loaders with the same loader_count", true);
     return false;
   }
   const auto known = fingerprints.find(hello.loader_index);
   if (!new_run && known != fingerprints.end() && !(known->second == hello.fingerprint)) {
     Refuse(from, hello.session, ErrorCode::kJobMismatch,
-           "fingerprint (data size, batch size, seed) of loader " + std::to_string(hello.loader_index) + " changed",
+           "fingerprint (data size, batch size, seed) of loader " +
+               std::to_string(hello.loader_index) + " changed",
            "restart a loader with the data, batch size and seed that the run began with", true);
     return false;
   }
-  const std::uint64_t batch = hello.max_batch_bytes == 0 ? options.max_batch_bytes : hello.max_batch_bytes;
+  const std::uint64_t batch =
+      hello.max_batch_bytes == 0 ? options.max_batch_bytes : hello.max_batch_bytes;
   const std::uint64_t lane = options.budget_bytes / hello.loader_count;
   if (batch > options.max_batch_bytes) {
     Refuse(from, hello.session, ErrorCode::kTooLarge,
@@ -145,8 +154,9 @@ bool WorkerCore::Impl::CheckLoader(PeerHandle from, const Hello& hello) {
   }
   if (lane < batch) {
     Refuse(from, hello.session, ErrorCode::kBudgetTooSmall,
-           "budget_bytes " + std::to_string(options.budget_bytes) + " / " + std::to_string(hello.loader_count) +
-               " loaders = " + std::to_string(lane) + " bytes, less than one batch of " + std::to_string(batch),
+           "budget_bytes " + std::to_string(options.budget_bytes) + " / " +
+               std::to_string(hello.loader_count) + " loaders = " + std::to_string(lane) +
+               " bytes, less than one batch of " + std::to_string(batch),
            "raise the worker's budget_bytes, or tell max_batch_bytes in the loader's Hello", true);
     return false;
   }
@@ -192,7 +202,8 @@ void WorkerCore::Impl::AdoptRun(std::uint64_t new_run) {
 void WorkerCore::Impl::EndSession(const Seat& seat, MonoTime now, const std::string& why) {
   const auto it = sessions.find(seat);
   if (it == sessions.end()) return;
-  if (seat.role != Role::kMonitor) actions.log.push_back(Name(seat, it->second.hello.name) + " left: " + why);
+  if (seat.role != Role::kMonitor)
+    actions.log.push_back(Name(seat, it->second.hello.name) + " left: " + why);
   if (seat.role == Role::kTrainer) rank_lost[static_cast<std::uint32_t>(seat.index)] = now;
   if (seat.role == Role::kPublisher) {
     actions.discard_staging = true;
@@ -211,11 +222,13 @@ void WorkerCore::Impl::OnHello(PeerHandle from, Hello hello, MonoTime now) {
   if (hello.role == Role::kLoader) seat.index = hello.loader_index;
   if (hello.role == Role::kMonitor) seat.index = from;
   if (hello.role != Role::kMonitor) newest[seat] = hello.session;
-  if (const auto old = seat_of.find(from); old != seat_of.end()) EndSession(old->second, now, "says Hello again");
+  if (const auto old = seat_of.find(from); old != seat_of.end())
+    EndSession(old->second, now, "says Hello again");
   EndSession(seat, now, "replaced by a new connection");
 
   if (OwnsRun(hello) && hello.run > run) AdoptRun(hello.run);
-  if (hello.role != Role::kMonitor && (job_name.empty() || !hello.job.empty())) job_name = hello.job;
+  if (hello.role != Role::kMonitor && (job_name.empty() || !hello.job.empty()))
+    job_name = hello.job;
   if (hello.has_job_spec && job == nullptr) {
     job_asked = hello.job_spec;
     JobSpec spec = hello.job_spec;
@@ -258,7 +271,8 @@ void WorkerCore::Impl::OnHello(PeerHandle from, Hello hello, MonoTime now) {
   welcome.run = run;
   welcome.model_version = model_version;
   const std::string wanted = job == nullptr ? "" : job->artifact_sha256;
-  welcome.needs_artifact = artifact_sha256.empty() || (!wanted.empty() && wanted != artifact_sha256);
+  welcome.needs_artifact =
+      artifact_sha256.empty() || (!wanted.empty() && wanted != artifact_sha256);
   welcome.artifact_upload = options.artifact_upload;
   welcome.artifact_sha256 = artifact_sha256;
   SendTo(s, std::move(welcome), now);

@@ -13,10 +13,12 @@ std::int64_t Rows(const ScoredBatch& batch) {
 
 bool SameInputs(const Candidates& a, const Candidates& b) {
   return a.run == b.run && a.tensors.size() == b.tensors.size() &&
-         std::equal(a.tensors.begin(), a.tensors.end(), b.tensors.begin(), [](const Tensor& x, const Tensor& y) {
-           return x.name == y.name && x.dtype == y.dtype && x.shape.size() == y.shape.size() &&
-                  std::equal(x.shape.begin() + 1, x.shape.end(), y.shape.begin() + 1);
-         });
+         std::equal(a.tensors.begin(), a.tensors.end(), b.tensors.begin(),
+                    [](const Tensor& x, const Tensor& y) {
+                      return x.name == y.name && x.dtype == y.dtype &&
+                             x.shape.size() == y.shape.size() &&
+                             std::equal(x.shape.begin() + 1, x.shape.end(), y.shape.begin() + 1);
+                    });
 }
 
 }  // namespace

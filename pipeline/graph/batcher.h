@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Batcher: merges candidate batches of equal inputs into groups for one forward. Pure; one caller at a time. It never
-// splits a batch and never reorders batches of equal inputs.
+// Batcher: merges candidate batches of equal inputs into groups for one forward. Pure; one caller
+// at a time. It never splits a batch and never reorders batches of equal inputs.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@
 namespace siftd {
 
 struct BatcherOptions {
-  std::int64_t max_rows = 512;  // of a group; a larger batch makes a group by itself
+  std::int64_t max_rows = 512;         // of a group; a larger batch makes a group by itself
   Duration max_age = milliseconds(5);  // of the first batch of a group, from when it came in
 };
 

@@ -31,19 +31,21 @@ void Guard(ScoredBatch& batch, const char* stage, Body body) {
   try {
     body();
   } catch (const std::exception& e) {
-    batch.decision =
-        RejectedDecision(Rows(batch), ErrorCode::kInternal, std::string(stage) + " failed: " + e.what());
+    batch.decision = RejectedDecision(Rows(batch), ErrorCode::kInternal,
+                                      std::string(stage) + " failed: " + e.what());
   }
 }
 
-// SAMPLES: the kept rows, each copied once. VERDICTS: no payload. Either way the candidates' bytes are let go of.
+// SAMPLES: the kept rows, each copied once. VERDICTS: no payload. Either way the candidates' bytes
+// are let go of.
 void Emit(ScoredBatch& batch) {
   Candidates& in = batch.candidates;
   if (batch.job->mode == Mode::kSamples && !batch.decision.kept.empty()) {
     const bool all = batch.decision.kept.size() == in.sample_id.size();
     for (const std::uint32_t row : batch.decision.kept) batch.kept_ids.push_back(in.sample_id[row]);
     for (Tensor& tensor : in.tensors) {
-      batch.kept_tensors.push_back(all ? std::move(tensor) : GatherRows(tensor, batch.decision.kept));
+      batch.kept_tensors.push_back(all ? std::move(tensor)
+                                       : GatherRows(tensor, batch.decision.kept));
     }
   }
   in.tensors.clear();
@@ -53,25 +55,32 @@ void Emit(ScoredBatch& batch) {
 
 Status SiftGraphOptions::Validate() const {
   if (max_inflight < 1 || max_inflight > 65536) {
-    return InvalidArgument("max_inflight is " + std::to_string(max_inflight) + "; allowed: [1, 65536]");
+    return InvalidArgument("max_inflight is " + std::to_string(max_inflight) +
+                           "; allowed: [1, 65536]");
   }
   if (threads < 1 || threads > 256) {
     return InvalidArgument("graph threads is " + std::to_string(threads) + "; allowed: [1, 256]");
   }
   if (batcher.max_rows < 1) {
-    return InvalidArgument("score_batch_rows is " + std::to_string(batcher.max_rows) + "; allowed: >= 1");
+    return InvalidArgument("score_batch_rows is " + std::to_string(batcher.max_rows) +
+                           "; allowed: >= 1");
   }
   return OkStatus();
 }
 
 struct SiftGraph::Impl {
   Impl(const SiftGraphOptions& o, ScorerPort* s, SelectFn f, DecidedPort* d)
-      : options(o), scorer(s), select_fn(std::move(f)), decided(d), batcher(o.batcher),
+      : options(o),
+        scorer(s),
+        select_fn(std::move(f)),
+        decided(d),
+        batcher(o.batcher),
         parallelism(oneapi::tbb::global_control::max_allowed_parallelism,
                     static_cast<std::size_t>(o.threads) + 1) {}
 
   using DecodeNode = flow::function_node<ScoredBatchPtr, BatcherInput>;
-  using BatcherNode = flow::multifunction_node<BatcherInput, std::tuple<ScoreGroupPtr, SelectInput>>;
+  using BatcherNode =
+      flow::multifunction_node<BatcherInput, std::tuple<ScoreGroupPtr, SelectInput>>;
   using ScoreNode = flow::async_node<ScoreGroupPtr, SelectInput>;
   using SelectNode = flow::multifunction_node<SelectInput, std::tuple<ScoredBatchPtr>>;
 
@@ -118,12 +127,14 @@ void SiftGraph::Impl::Build() {
     flow::graph& g = *graph;
     entry = std::make_unique<flow::queue_node<ScoredBatchPtr>>(g);
     limiter = std::make_unique<flow::limiter_node<ScoredBatchPtr, int>>(g, options.max_inflight);
-    decode = std::make_unique<DecodeNode>(g, flow::serial, [this](const ScoredBatchPtr& b) { return Decode(b); });
+    decode = std::make_unique<DecodeNode>(g, flow::serial,
+                                          [this](const ScoredBatchPtr& b) { return Decode(b); });
     batch = std::make_unique<BatcherNode>(
         g, flow::serial, [this](const BatcherInput& in, auto& out) { Batch(in, out); });
     score_queue = std::make_unique<flow::queue_node<ScoreGroupPtr>>(g);
     score = std::make_unique<ScoreNode>(
-        g, flow::serial, [this](const ScoreGroupPtr& group, ScoreNode::gateway_type& gw) { Score(group, gw); });
+        g, flow::serial,
+        [this](const ScoreGroupPtr& group, ScoreNode::gateway_type& gw) { Score(group, gw); });
     select = std::make_unique<SelectNode>(
         g, flow::serial, [this](const SelectInput& in, auto& out) { Select(in, out); });
     emit = std::make_unique<flow::function_node<ScoredBatchPtr, int>>(
@@ -145,9 +156,11 @@ BatcherInput SiftGraph::Impl::Decode(const ScoredBatchPtr& b) {
   if (!b->pass_through && b->decision.outcome != Outcome::kRejected) {
     Guard(*b, "decode", [&] {
       if (const Status status = scorer->CheckInputs(b->candidates.tensors); !status.ok()) {
-        b->decision = RejectedDecision(
-            Rows(*b), status.code() == Code::kFailedPrecondition ? ErrorCode::kNoModel : ErrorCode::kBadTensor,
-            status.message());
+        b->decision =
+            RejectedDecision(Rows(*b),
+                             status.code() == Code::kFailedPrecondition ? ErrorCode::kNoModel
+                                                                        : ErrorCode::kBadTensor,
+                             status.message());
       }
     });
   }
@@ -217,7 +230,8 @@ int SiftGraph::Impl::Finish(const ScoredBatchPtr& b) {
   return 1;
 }
 
-SiftGraph::SiftGraph(const SiftGraphOptions& options, ScorerPort* scorer, SelectFn select, DecidedPort* decided)
+SiftGraph::SiftGraph(const SiftGraphOptions& options, ScorerPort* scorer, SelectFn select,
+                     DecidedPort* decided)
     : impl_(std::make_unique<Impl>(options, scorer, std::move(select), decided)) {
   impl_->Build();
 }
@@ -258,7 +272,8 @@ std::size_t SiftGraph::inflight() const {
 void SiftGraph::Close() {
   if (impl_->closed.exchange(true)) return;
   impl_->arena.execute([this] {
-    // A group that is being filled goes when the scorer falls idle, so this ends once all is decided.
+    // A group that is being filled goes when the scorer falls idle, so this ends once all is
+    // decided.
     do {
       impl_->batch->try_put(TickToken{});
       impl_->graph->wait_for_all();

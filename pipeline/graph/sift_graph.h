@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // SiftGraph: the way of a candidate batch through a worker, as a oneTBB flow graph:
 //
-//   Submit -> queue -> limiter -> decode -> batcher -> queue -> score -> select -> emit -> DecidedPort
+//   Submit -> queue -> limiter -> decode -> batcher -> queue -> score -> select -> emit ->
+//   DecidedPort
 //                         ^     (serial)  (serial)          (ScorerPort) (serial) (serial)      |
 //                         +---------------------- one place is free again --------------------+
 //
-// Submit, Tick, Stages: any thread. Start, Close: the owner. Every batch that was submitted reaches DecidedPort exactly
-// once, also when a stage fails (rejected) or after Close (rejected with kDraining). It never blocks a caller.
+// Submit, Tick, Stages: any thread. Start, Close: the owner. Every batch that was submitted reaches
+// DecidedPort exactly once, also when a stage fails (rejected) or after Close (rejected with
+// kDraining). It never blocks a caller.
 #pragma once
 
 #include <functional>
@@ -33,7 +35,8 @@ class SiftGraph {
   using SelectFn = std::function<void(ScoredBatch&)>;
 
   // REQUIRES: options.Validate().ok(); scorer and decided outlive the graph.
-  SiftGraph(const SiftGraphOptions& options, ScorerPort* scorer, SelectFn select, DecidedPort* decided);
+  SiftGraph(const SiftGraphOptions& options, ScorerPort* scorer, SelectFn select,
+            DecidedPort* decided);
   ~SiftGraph();
   SiftGraph(const SiftGraph&) = delete;
   SiftGraph& operator=(const SiftGraph&) = delete;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// StageClock: how many batches a stage handled, how long it worked on them and how long they waited before it. Cheap
-// enough for every batch. All methods: any thread.
+// StageClock: how many batches a stage handled, how long it worked on them and how long they waited
+// before it. Cheap enough for every batch. All methods: any thread.
 #pragma once
 
 #include <algorithm>
@@ -27,7 +27,8 @@ class StageClock {
   }
   StageStatus Read() const {
     return {name_, batches_.load(), static_cast<double>(busy_ns_.load()) * 1e-9,
-            static_cast<double>(wait_ns_.load()) * 1e-9, static_cast<std::uint64_t>(std::max<std::int64_t>(0, queued_.load()))};
+            static_cast<double>(wait_ns_.load()) * 1e-9,
+            static_cast<std::uint64_t>(std::max<std::int64_t>(0, queued_.load()))};
   }
 
  private:

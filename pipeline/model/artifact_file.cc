@@ -15,9 +15,11 @@ namespace siftd {
 Result<Frame> ReadFile(const std::string& path) {
   constexpr std::streamoff kMost = 8ll << 30;
   std::ifstream file(path, std::ios::binary | std::ios::ate);
-  if (!file) return NotFound("cannot read '" + path + "'. Export a scorer with siftd.export_scorer");
+  if (!file)
+    return NotFound("cannot read '" + path + "'. Export a scorer with siftd.export_scorer");
   const std::streamoff size = file.tellg();
-  if (size < 0 || size > kMost) return InvalidArgument("'" + path + "' is larger than 8 GiB, or no file");
+  if (size < 0 || size > kMost)
+    return InvalidArgument("'" + path + "' is larger than 8 GiB, or no file");
   std::vector<std::uint8_t> bytes(static_cast<std::size_t>(size));
   file.seekg(0);
   file.read(reinterpret_cast<char*>(bytes.data()), size);

@@ -28,12 +28,15 @@ Status ProbeDevice(const DeviceName& device) {
   if (device.type == "cpu") return OkStatus();
   // The linker sees no use of it, so it is loaded by hand; it registers the CUDA backend.
   if (dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) == nullptr) {
-    return Unavailable("device is '" + ToString(device) + "', but this build's PyTorch " + TorchVersion() +
+    return Unavailable("device is '" + ToString(device) + "', but this build's PyTorch " +
+                       TorchVersion() +
                        " has no CUDA (libtorch_cuda.so: not found); allowed here: cpu");
   }
-  const int count = at::globalContext().hasCUDA() ? static_cast<int>(at::accelerator::deviceCount()) : 0;
+  const int count =
+      at::globalContext().hasCUDA() ? static_cast<int>(at::accelerator::deviceCount()) : 0;
   if (device.index < count) return OkStatus();
-  return Unavailable("device is '" + ToString(device) + "'; this host has " + std::to_string(count) +
+  return Unavailable("device is '" + ToString(device) + "'; this host has " +
+                     std::to_string(count) +
                      " CUDA devices. Check nvidia-smi and CUDA_VISIBLE_DEVICES");
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The device that scores: device-generic (c10) calls only, one source for CPU and CUDA wheels. A configured device that
-// is not there is an error, never a silent fall-back to the CPU. Any thread; Probe loads libtorch_cuda once.
+// The device that scores: device-generic (c10) calls only, one source for CPU and CUDA wheels. A
+// configured device that is not there is an error, never a silent fall-back to the CPU. Any thread;
+// Probe loads libtorch_cuda once.
 #pragma once
 
 #include <string>

@@ -15,7 +15,8 @@
 namespace siftd {
 namespace {
 
-// One complete set of weights. `mu` is held shared while a batch runs on it, exclusively while it is rewritten.
+// One complete set of weights. `mu` is held shared while a batch runs on it, exclusively while it
+// is rewritten.
 struct WeightSet {
   mutable std::shared_mutex mu;
   torch::jit::Module module;
@@ -24,7 +25,9 @@ struct WeightSet {
   std::uint64_t step = 0;
 };
 
-std::string FirstLine(const std::string& text) { return text.substr(0, std::min(text.find('\n'), std::size_t{500})); }
+std::string FirstLine(const std::string& text) {
+  return text.substr(0, std::min(text.find('\n'), std::size_t{500}));
+}
 
 // c10's messages carry a backtrace of many lines; TorchScript's put the cause last.
 std::string Cause(const c10::Error& error) { return FirstLine(error.msg()); }
@@ -43,13 +46,15 @@ Status BindState(const ArtifactManifest& manifest, WeightSet* set) {
   for (const StateEntry& entry : manifest.state) {
     const auto it = found.find(entry.archive_name);
     if (it == found.end()) {
-      return InvalidArgument("manifest entry '" + entry.name + "': the archive has no '" + entry.archive_name + "'");
+      return InvalidArgument("manifest entry '" + entry.name + "': the archive has no '" +
+                             entry.archive_name + "'");
     }
     const at::Tensor& t = it->second;
     if (t.scalar_type() != ToScalarType(entry.dtype) || t.sizes() != at::IntArrayRef(entry.shape)) {
-      return InvalidArgument("manifest entry '" + entry.name + "' says " +
-                             ToString(TensorSpec{"", entry.dtype, entry.shape}) + "; the archive holds " +
-                             ToString(TensorSpec{"", FromScalarType(t.scalar_type()), t.sizes().vec()}));
+      return InvalidArgument(
+          "manifest entry '" + entry.name + "' says " +
+          ToString(TensorSpec{"", entry.dtype, entry.shape}) + "; the archive holds " +
+          ToString(TensorSpec{"", FromScalarType(t.scalar_type()), t.sizes().vec()}));
     }
     set->state.emplace(entry.name, t);
   }
@@ -66,7 +71,8 @@ struct JitReplica::Impl {
   std::atomic<int> current{0};
 
   std::optional<UpdateError> Check(const WeightsVersion& weights, const WeightSet& set) const;
-  at::Tensor Collate(const std::vector<ScoredBatchPtr>& batches, const TensorSpec& spec, std::int64_t rows) const;
+  at::Tensor Collate(const std::vector<ScoredBatchPtr>& batches, const TensorSpec& spec,
+                     std::int64_t rows) const;
   Result<std::vector<at::Tensor>> Columns(const c10::IValue& output, std::int64_t rows) const;
 };
 
@@ -74,8 +80,10 @@ JitReplica::JitReplica(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 JitReplica::~JitReplica() = default;
 const ArtifactManifest& JitReplica::manifest() const { return impl_->manifest; }
 
-Result<std::unique_ptr<JitReplica>> JitReplica::Load(const Frame& archive, ArtifactManifest manifest,
-                                                     const DeviceName& device, bool refuse_non_finite) {
+Result<std::unique_ptr<JitReplica>> JitReplica::Load(const Frame& archive,
+                                                     ArtifactManifest manifest,
+                                                     const DeviceName& device,
+                                                     bool refuse_non_finite) {
   SIFTD_RETURN_IF_ERROR(ProbeDevice(device));
   auto impl = std::make_unique<Impl>();
   impl->manifest = std::move(manifest);
@@ -93,16 +101,22 @@ Result<std::unique_ptr<JitReplica>> JitReplica::Load(const Frame& archive, Artif
   return std::unique_ptr<JitReplica>(new JitReplica(std::move(impl)));
 }
 
-std::optional<UpdateError> JitReplica::Impl::Check(const WeightsVersion& weights, const WeightSet& set) const {
-  const auto refuse = [](std::string text) { return UpdateError{ErrorCode::kModelMismatch, std::move(text)}; };
+std::optional<UpdateError> JitReplica::Impl::Check(const WeightsVersion& weights,
+                                                   const WeightSet& set) const {
+  const auto refuse = [](std::string text) {
+    return UpdateError{ErrorCode::kModelMismatch, std::move(text)};
+  };
   std::unordered_set<std::string_view> seen;
   for (const Tensor& tensor : weights.tensors) {
     const auto it = set.state.find(tensor.name);
-    if (it == set.state.end()) return refuse("weights hold '" + tensor.name + "', which the scorer does not have");
+    if (it == set.state.end())
+      return refuse("weights hold '" + tensor.name + "', which the scorer does not have");
     if (!seen.insert(tensor.name).second) return refuse("weights name '" + tensor.name + "' twice");
-    const TensorSpec want{tensor.name, FromScalarType(it->second.scalar_type()), it->second.sizes().vec()};
+    const TensorSpec want{tensor.name, FromScalarType(it->second.scalar_type()),
+                          it->second.sizes().vec()};
     if (tensor.dtype != want.dtype || tensor.shape != want.shape) {
-      return refuse("weights hold " + ToString(TensorSpec{tensor.name, tensor.dtype, tensor.shape}) +
+      return refuse("weights hold " +
+                    ToString(TensorSpec{tensor.name, tensor.dtype, tensor.shape}) +
                     "; the scorer takes " + ToString(want));
     }
     if (Status status = Validate(tensor); !status.ok()) return refuse(status.message());
@@ -128,12 +142,15 @@ std::optional<UpdateError> JitReplica::Update(const WeightsVersion& weights) {
     std::vector<std::pair<const Tensor*, at::Tensor>> sources;
     for (const Tensor& tensor : weights.tensors) {
       at::Tensor source = CopyToAten(tensor);
-      if (impl_->refuse_non_finite && source.is_floating_point() && !source.isfinite().all().item<bool>()) {
-        return UpdateError{ErrorCode::kModelNotFinite, "weights '" + tensor.name + "' hold NaN or infinity"};
+      if (impl_->refuse_non_finite && source.is_floating_point() &&
+          !source.isfinite().all().item<bool>()) {
+        return UpdateError{ErrorCode::kModelNotFinite,
+                           "weights '" + tensor.name + "' hold NaN or infinity"};
       }
       sources.emplace_back(&tensor, std::move(source));
     }
-    const std::unique_lock lock(idle.mu);  // batches that began on the idle set before the last swap end first
+    const std::unique_lock lock(
+        idle.mu);  // batches that began on the idle set before the last swap end first
     if (weights.kind == ModelKind::kDelta) {
       for (const auto& [name, tensor] : active.state) idle.state.at(name).copy_(tensor);
     }
@@ -147,8 +164,8 @@ std::optional<UpdateError> JitReplica::Update(const WeightsVersion& weights) {
   return std::nullopt;
 }
 
-at::Tensor JitReplica::Impl::Collate(const std::vector<ScoredBatchPtr>& batches, const TensorSpec& spec,
-                                     std::int64_t rows) const {
+at::Tensor JitReplica::Impl::Collate(const std::vector<ScoredBatchPtr>& batches,
+                                     const TensorSpec& spec, std::int64_t rows) const {
   at::Tensor out;
   std::uint8_t* to = nullptr;
   for (const ScoredBatchPtr& batch : batches) {
@@ -168,7 +185,8 @@ at::Tensor JitReplica::Impl::Collate(const std::vector<ScoredBatchPtr>& batches,
   return out.to(device);
 }
 
-Result<std::vector<at::Tensor>> JitReplica::Impl::Columns(const c10::IValue& output, std::int64_t rows) const {
+Result<std::vector<at::Tensor>> JitReplica::Impl::Columns(const c10::IValue& output,
+                                                          std::int64_t rows) const {
   std::vector<at::Tensor> columns;
   if (output.isTensor()) {
     columns.push_back(output.toTensor());
@@ -178,13 +196,15 @@ Result<std::vector<at::Tensor>> JitReplica::Impl::Columns(const c10::IValue& out
     }
   }
   if (columns.size() != manifest.columns.size()) {
-    return Internal("the scorer returned " + std::to_string(columns.size()) + " tensors; its manifest names " +
-                    std::to_string(manifest.columns.size()) + " columns");
+    return Internal("the scorer returned " + std::to_string(columns.size()) +
+                    " tensors; its manifest names " + std::to_string(manifest.columns.size()) +
+                    " columns");
   }
   for (std::size_t i = 0; i < columns.size(); ++i) {
     if (columns[i].numel() != rows) {
-      return Internal("score column '" + manifest.columns[i] + "' has " + std::to_string(columns[i].numel()) +
-                      " values for " + std::to_string(rows) + " rows; the loss must not be reduced over the batch");
+      return Internal("score column '" + manifest.columns[i] + "' has " +
+                      std::to_string(columns[i].numel()) + " values for " + std::to_string(rows) +
+                      " rows; the loss must not be reduced over the batch");
     }
     columns[i] = columns[i].to(at::kCPU, at::kFloat).contiguous();
   }
@@ -193,11 +213,13 @@ Result<std::vector<at::Tensor>> JitReplica::Impl::Columns(const c10::IValue& out
 
 Status JitReplica::Score(const std::vector<ScoredBatchPtr>& batches) const {
   std::int64_t rows = 0;
-  for (const ScoredBatchPtr& batch : batches) rows += static_cast<std::int64_t>(batch->candidates.sample_id.size());
+  for (const ScoredBatchPtr& batch : batches)
+    rows += static_cast<std::int64_t>(batch->candidates.sample_id.size());
   const c10::InferenceMode inference;
   try {
     std::vector<c10::IValue> inputs;
-    for (const TensorSpec& spec : impl_->manifest.inputs) inputs.emplace_back(impl_->Collate(batches, spec, rows));
+    for (const TensorSpec& spec : impl_->manifest.inputs)
+      inputs.emplace_back(impl_->Collate(batches, spec, rows));
     const WeightSet* set = nullptr;
     std::shared_lock<std::shared_mutex> lock;
     do {  // the set may have become the idle one meanwhile; its writer need not be waited for
@@ -205,7 +227,8 @@ Status JitReplica::Score(const std::vector<ScoredBatchPtr>& batches) const {
       lock = std::shared_lock(set->mu);
     } while (set != &impl_->sets[static_cast<std::size_t>(impl_->current.load())]);
     // forward() is not const, yet runs the graph without changing the module.
-    const c10::IValue output = const_cast<torch::jit::Module&>(set->module).forward(std::move(inputs));
+    const c10::IValue output =
+        const_cast<torch::jit::Module&>(set->module).forward(std::move(inputs));
     SIFTD_ASSIGN_OR_RETURN(const std::vector<at::Tensor> columns, impl_->Columns(output, rows));
     std::int64_t at = 0;
     for (const ScoredBatchPtr& batch : batches) {
@@ -237,7 +260,8 @@ Status JitReplica::CheckInputs(const std::vector<Tensor>& tensors) const {
       if (tensor.name == spec.name) found = &tensor;
     }
     if (found == nullptr) {
-      return InvalidArgument("the batch lacks the model's input '" + spec.name + "'; it has: " + names);
+      return InvalidArgument("the batch lacks the model's input '" + spec.name +
+                             "'; it has: " + names);
     }
     SIFTD_RETURN_IF_ERROR(Matches(*found, spec));
   }

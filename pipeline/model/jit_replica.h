@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// JitReplica: a TorchScript scorer on one device with two sets of weights. Batches run on the set in force; an update is
-// written into the other one and then takes its place, so no batch ever sees a mixture, and batches in flight end on the
-// version that they began with. Memory: twice the model.
-// Score: any number of threads. Update: one thread (the model thread); it waits for batches that still use the idle set.
+// JitReplica: a TorchScript scorer on one device with two sets of weights. Batches run on the set
+// in force; an update is written into the other one and then takes its place, so no batch ever sees
+// a mixture, and batches in flight end on the version that they began with. Memory: twice the
+// model. Score: any number of threads. Update: one thread (the model thread); it waits for batches
+// that still use the idle set.
 #pragma once
 
 #include <memory>
@@ -25,7 +26,8 @@ struct UpdateError {
 
 class JitReplica {
  public:
-  // Checks every state entry of the manifest against the archive. Loads code: `archive` must be trusted.
+  // Checks every state entry of the manifest against the archive. Loads code: `archive` must be
+  // trusted.
   static Result<std::unique_ptr<JitReplica>> Load(const Frame& archive, ArtifactManifest manifest,
                                                   const DeviceName& device, bool refuse_non_finite);
   ~JitReplica();

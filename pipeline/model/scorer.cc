@@ -15,10 +15,12 @@
 namespace siftd {
 namespace {
 
-constexpr std::size_t kQueueCapacity = 65536;  // above any max_inflight: the graph's limiter is the bound
+constexpr std::size_t kQueueCapacity =
+    65536;  // above any max_inflight: the graph's limiter is the bound
 
 void Reject(ScoredBatch& batch, ErrorCode code, const std::string& text) {
-  batch.decision = RejectedDecision(static_cast<std::uint32_t>(batch.candidates.sample_id.size()), code, text);
+  batch.decision =
+      RejectedDecision(static_cast<std::uint32_t>(batch.candidates.sample_id.size()), code, text);
 }
 
 }  // namespace
@@ -86,15 +88,17 @@ struct Scorer::Impl {
 
 Scorer::Scorer(const ScorerOptions& options) : impl_(std::make_unique<Impl>(options)) {
   for (int i = 0; i < options.lanes; ++i) {
-    impl_->lanes.emplace_back("siftd-lane" + std::to_string(i), [impl = impl_.get()] { impl->RunLane(); });
+    impl_->lanes.emplace_back("siftd-lane" + std::to_string(i),
+                              [impl = impl_.get()] { impl->RunLane(); });
   }
 }
 
 Scorer::~Scorer() { Close(); }
 
 Status Scorer::LoadArtifact(const Frame& archive, ArtifactManifest manifest) {
-  SIFTD_ASSIGN_OR_RETURN(auto replica, JitReplica::Load(archive, std::move(manifest), impl_->options.device,
-                                                        impl_->options.refuse_non_finite));
+  SIFTD_ASSIGN_OR_RETURN(auto replica,
+                         JitReplica::Load(archive, std::move(manifest), impl_->options.device,
+                                          impl_->options.refuse_non_finite));
   const std::lock_guard lock(impl_->mu);
   impl_->replica = std::move(replica);
   return OkStatus();
@@ -102,7 +106,8 @@ Status Scorer::LoadArtifact(const Frame& archive, ArtifactManifest manifest) {
 
 std::optional<UpdateError> Scorer::Update(const WeightsVersion& weights) {
   const std::shared_ptr<JitReplica> replica = impl_->Replica();
-  if (replica == nullptr) return UpdateError{ErrorCode::kNoModel, "no scorer is loaded to take weights"};
+  if (replica == nullptr)
+    return UpdateError{ErrorCode::kNoModel, "no scorer is loaded to take weights"};
   return replica->Update(weights);
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Scorer: the model side of a worker. Owns the replica and the lane threads that run it; LibTorch stays inside.
-// Submit, CheckInputs: any thread. LoadArtifact, Update: the model thread. Close: once, from the owner.
+// Scorer: the model side of a worker. Owns the replica and the lane threads that run it; LibTorch
+// stays inside. Submit, CheckInputs: any thread. LoadArtifact, Update: the model thread. Close:
+// once, from the owner.
 #pragma once
 
 #include <memory>

@@ -9,16 +9,26 @@ namespace siftd {
 
 at::ScalarType ToScalarType(DType dtype) {
   switch (dtype) {
-    case DType::kBool: return at::kBool;
-    case DType::kUInt8: return at::kByte;
-    case DType::kInt8: return at::kChar;
-    case DType::kInt16: return at::kShort;
-    case DType::kInt32: return at::kInt;
-    case DType::kInt64: return at::kLong;
-    case DType::kFloat16: return at::kHalf;
-    case DType::kBFloat16: return at::kBFloat16;
-    case DType::kFloat64: return at::kDouble;
-    default: return at::kFloat;
+    case DType::kBool:
+      return at::kBool;
+    case DType::kUInt8:
+      return at::kByte;
+    case DType::kInt8:
+      return at::kChar;
+    case DType::kInt16:
+      return at::kShort;
+    case DType::kInt32:
+      return at::kInt;
+    case DType::kInt64:
+      return at::kLong;
+    case DType::kFloat16:
+      return at::kHalf;
+    case DType::kBFloat16:
+      return at::kBFloat16;
+    case DType::kFloat64:
+      return at::kDouble;
+    default:
+      return at::kFloat;
   }
 }
 
@@ -31,7 +41,8 @@ DType FromScalarType(at::ScalarType type) {
 
 at::Tensor CopyToAten(const Tensor& tensor) {
   at::Tensor out = at::empty(tensor.shape, at::TensorOptions(ToScalarType(tensor.dtype)));
-  if (tensor.bytes.size() > 0) std::memcpy(out.data_ptr(), tensor.bytes.data(), tensor.bytes.size());
+  if (tensor.bytes.size() > 0)
+    std::memcpy(out.data_ptr(), tensor.bytes.data(), tensor.bytes.size());
   return out;
 }
 

@@ -83,7 +83,8 @@ bool DealerPool::Receive(Received* out) {
 }
 
 DealerPool::Sent DealerPool::Send(std::size_t i, const Frames& frames) {
-  return net::SendAll(*impl_->links[i].socket, frames) == net::SendOutcome::kSent ? Sent::kSent : Sent::kNotNow;
+  return net::SendAll(*impl_->links[i].socket, frames) == net::SendOutcome::kSent ? Sent::kSent
+                                                                                  : Sent::kNotNow;
 }
 
 }  // namespace siftd

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// DealerPool: a client's connections, one DEALER per worker. It moves frames; it never looks into a message. One thread
-// (the client's I/O thread) makes every call.
+// DealerPool: a client's connections, one DEALER per worker. It moves frames; it never looks into a
+// message. One thread (the client's I/O thread) makes every call.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +31,8 @@ class DealerPool {
   Result<std::size_t> Add(const std::string& endpoint);
   std::size_t size() const;
   const std::string& endpoint(std::size_t i) const;
-  // Closes the socket and opens a new one: what was queued is gone, and the worker sees another peer.
+  // Closes the socket and opens a new one: what was queued is gone, and the worker sees another
+  // peer.
   void Reopen(std::size_t i);
 
   // Until a message is there, `wakeup` was woken, or the time is over.
@@ -54,7 +55,8 @@ class DealerPool {
   std::unique_ptr<Impl> impl_;
 };
 
-// tcp://NAME:PORT -> one endpoint per A/AAAA record; addresses and ipc:// stay as they are. Blocks for the look-up.
+// tcp://NAME:PORT -> one endpoint per A/AAAA record; addresses and ipc:// stay as they are. Blocks
+// for the look-up.
 Result<std::vector<std::string>> ResolveEndpoint(const std::string& endpoint);
 
 }  // namespace siftd

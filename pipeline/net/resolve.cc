@@ -36,10 +36,12 @@ Result<std::vector<std::string>> ResolveEndpoint(const std::string& endpoint) {
   for (const addrinfo* a = list; a != nullptr; a = a->ai_next) {
     char text[INET6_ADDRSTRLEN];
     const bool v6 = a->ai_family == AF_INET6;
-    const void* address = v6 ? static_cast<const void*>(&reinterpret_cast<sockaddr_in6*>(a->ai_addr)->sin6_addr)
-                             : static_cast<const void*>(&reinterpret_cast<sockaddr_in*>(a->ai_addr)->sin_addr);
+    const void* address =
+        v6 ? static_cast<const void*>(&reinterpret_cast<sockaddr_in6*>(a->ai_addr)->sin6_addr)
+           : static_cast<const void*>(&reinterpret_cast<sockaddr_in*>(a->ai_addr)->sin_addr);
     if (inet_ntop(a->ai_family, address, text, sizeof(text)) == nullptr) continue;
-    endpoints.push_back(std::string(kTcp) + (v6 ? "[" + std::string(text) + "]" : std::string(text)) + port);
+    endpoints.push_back(std::string(kTcp) +
+                        (v6 ? "[" + std::string(text) + "]" : std::string(text)) + port);
   }
   std::sort(endpoints.begin(), endpoints.end());
   endpoints.erase(std::unique(endpoints.begin(), endpoints.end()), endpoints.end());

@@ -23,9 +23,10 @@ Status CheckEndpoint(const RouterOptions& options) {
     return InvalidArgument("endpoint is '" + e + "'; allowed: tcp://ADDRESS:PORT or ipc://PATH");
   }
   if (!IsPrivate(e) && !options.insecure_plaintext) {
-    return InvalidArgument("endpoint is '" + e +
-                           "', reachable from other hosts without encryption; allowed: a loopback or ipc:// "
-                           "address, or insecure_plaintext: true on a network that you trust");
+    return InvalidArgument(
+        "endpoint is '" + e +
+        "', reachable from other hosts without encryption; allowed: a loopback or ipc:// "
+        "address, or insecure_plaintext: true on a network that you trust");
   }
   return OkStatus();
 }
@@ -64,7 +65,8 @@ Result<std::unique_ptr<RouterEndpoint>> RouterEndpoint::Bind(const RouterOptions
 const std::string& RouterEndpoint::BoundEndpoint() const { return impl_->bound; }
 
 void RouterEndpoint::Poll(Duration timeout, const Wakeup& wakeup) {
-  zmq::pollitem_t items[] = {{impl_->socket.handle(), 0, ZMQ_POLLIN, 0}, {nullptr, wakeup.fd(), ZMQ_POLLIN, 0}};
+  zmq::pollitem_t items[] = {{impl_->socket.handle(), 0, ZMQ_POLLIN, 0},
+                             {nullptr, wakeup.fd(), ZMQ_POLLIN, 0}};
   try {
     zmq::poll(items, 2, std::chrono::duration_cast<milliseconds>(timeout));
   } catch (const zmq::error_t& e) {

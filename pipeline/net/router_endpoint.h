@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// RouterEndpoint: the one ROUTER socket that a worker binds. It moves frames and knows peers by handles; it never looks
-// into a message. One thread, the one that creates it (the I/O thread), makes every call but BoundEndpoint.
-// A peer's handle is never used again: a peer that connects anew is another peer.
+// RouterEndpoint: the one ROUTER socket that a worker binds. It moves frames and knows peers by
+// handles; it never looks into a message. One thread, the one that creates it (the I/O thread),
+// makes every call but BoundEndpoint. A peer's handle is never used again: a peer that connects
+// anew is another peer.
 #pragma once
 
 #include <cstdint>
@@ -44,7 +45,8 @@ class RouterEndpoint {
   bool Receive(Received* out);
 
   enum class Sent { kSent, kUnreachable };
-  // kUnreachable: the peer is gone, or its queue is full, which its credit rules out; the handle is forgotten.
+  // kUnreachable: the peer is gone, or its queue is full, which its credit rules out; the handle is
+  // forgotten.
   [[nodiscard]] Sent Send(std::uint64_t peer, const Frames& frames);
   // Nothing is sent to it any more.
   void Forget(std::uint64_t peer);

@@ -51,8 +51,8 @@ zmq::message_t ToPart(const Frame& frame) {
 SendOutcome SendAll(zmq::socket_t& socket, const Frames& frames) {
   try {
     for (std::size_t i = 0; i < frames.size(); ++i) {
-      const auto flags =
-          zmq::send_flags::dontwait | (i + 1 < frames.size() ? zmq::send_flags::sndmore : zmq::send_flags::none);
+      const auto flags = zmq::send_flags::dontwait |
+                         (i + 1 < frames.size() ? zmq::send_flags::sndmore : zmq::send_flags::none);
       zmq::message_t part = ToPart(frames[i]);
       // Only the first part can be refused; libzmq takes the rest of a message whole.
       if (!socket.send(part, flags)) return SendOutcome::kNotNow;

@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <optional>
-
 #include <zmq.hpp>
 
 #include "pipeline/base/frame.h"
@@ -22,7 +21,8 @@ void Configure(zmq::socket_t& socket, const SocketLimits& limits);
 
 enum class ReceiveOutcome { kNothing, kMessage, kTooManyFrames };
 
-// All parts of the next message, without waiting. Parts beyond limits.max_frames are read and let go of.
+// All parts of the next message, without waiting. Parts beyond limits.max_frames are read and let
+// go of.
 ReceiveOutcome ReceiveAll(zmq::socket_t& socket, std::size_t max_frames, Frames* frames);
 
 // A message part that shares the Frame's bytes; small ones are copied.

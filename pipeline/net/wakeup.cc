@@ -19,7 +19,8 @@ Wakeup::~Wakeup() { close(fd_); }
 void Wakeup::Wake() {
   if (pending_.exchange(true)) return;
   const std::uint64_t one = 1;
-  [[maybe_unused]] const auto written = write(fd_, &one, sizeof(one));  // a full counter wakes as well
+  [[maybe_unused]] const auto written =
+      write(fd_, &one, sizeof(one));  // a full counter wakes as well
 }
 
 void Wakeup::Clear() {

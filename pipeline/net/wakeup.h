@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Wakeup: how other threads wake an I/O thread out of its poll (eventfd). Wake: any thread. Clear, fd: the I/O thread.
+// Wakeup: how other threads wake an I/O thread out of its poll (eventfd). Wake: any thread. Clear,
+// fd: the I/O thread.
 #pragma once
 
 #include <atomic>

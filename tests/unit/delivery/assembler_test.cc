@@ -32,9 +32,12 @@ Selected Rows(std::uint64_t seq, std::uint32_t kept, std::int64_t width = 2) {
     for (std::int64_t k = 0; k < width; ++k) x.push_back(static_cast<float>(id));
     y.push_back(static_cast<std::int64_t>(id));
   }
-  for (std::uint32_t i = 0; i < s.decision.rows; ++i) s.decision.score.push_back(static_cast<float>(i));
-  s.tensors.push_back({"x", DType::kFloat32, {kept, width}, Frame::Copy(x.data(), x.size() * sizeof(float))});
-  s.tensors.push_back({"y", DType::kInt64, {kept}, Frame::Copy(y.data(), y.size() * sizeof(std::int64_t))});
+  for (std::uint32_t i = 0; i < s.decision.rows; ++i)
+    s.decision.score.push_back(static_cast<float>(i));
+  s.tensors.push_back(
+      {"x", DType::kFloat32, {kept, width}, Frame::Copy(x.data(), x.size() * sizeof(float))});
+  s.tensors.push_back(
+      {"y", DType::kInt64, {kept}, Frame::Copy(y.data(), y.size() * sizeof(std::int64_t))});
   return s;
 }
 
@@ -185,7 +188,8 @@ TEST(Assembler, RowsOfAKeyAreGivenForAState) {
   EXPECT_EQ(item->batch->spans[0].model_version, 2u);
 }
 
-// Whatever comes in, each row leaves once, in order, with its own bytes; and a batch handed out never changes.
+// Whatever comes in, each row leaves once, in order, with its own bytes; and a batch handed out
+// never changes.
 TEST(Assembler, RandomBatchesLoseNothing) {
   std::mt19937 random(11);
   for (int round = 0; round < 300; ++round) {

@@ -17,7 +17,8 @@ Welcome WelcomeTo(const SessionId& id) {
   return w;
 }
 
-ErrorMessage ErrorTo(const SessionId& id, ErrorCode code, bool fatal = true, std::uint64_t current = 0) {
+ErrorMessage ErrorTo(const SessionId& id, ErrorCode code, bool fatal = true,
+                     std::uint64_t current = 0) {
   ErrorMessage e;
   e.session = id;
   e.code = code;
@@ -71,7 +72,8 @@ TEST_F(ClientSessionTest, BackoffGrowsToItsBoundAndAWelcomeResetsIt) {
     const MonoTime lost = now;
     session.Lose(now);
     MonoTime due = now;
-    while (session.state() == ClientSession::State::kWaiting && !session.Greet(due)) due += milliseconds(10);
+    while (session.state() == ClientSession::State::kWaiting && !session.Greet(due))
+      due += milliseconds(10);
     const Duration wait = due - lost;
     EXPECT_GE(wait, milliseconds(100));
     EXPECT_LE(wait, milliseconds(5010));
@@ -106,13 +108,15 @@ TEST_F(ClientSessionTest, HeartbeatsFollowSilenceOfOurOwn) {
 
 TEST_F(ClientSessionTest, HelloRequiredReconnects) {
   const SessionId id = Open(kStart);
-  EXPECT_EQ(session.OnError(ErrorTo(id, ErrorCode::kHelloRequired), kStart), ClientSession::Effect::kLost);
+  EXPECT_EQ(session.OnError(ErrorTo(id, ErrorCode::kHelloRequired), kStart),
+            ClientSession::Effect::kLost);
   EXPECT_FALSE(session.open());
 }
 
 TEST_F(ClientSessionTest, AnErrorOfAnOlderSessionIsIgnored) {
   Open(kStart);
-  EXPECT_EQ(session.OnError(ErrorTo({100, 77}, ErrorCode::kHelloRequired), kStart), ClientSession::Effect::kNone);
+  EXPECT_EQ(session.OnError(ErrorTo({100, 77}, ErrorCode::kHelloRequired), kStart),
+            ClientSession::Effect::kNone);
   EXPECT_TRUE(session.open());
 }
 
@@ -138,10 +142,12 @@ TEST_F(ClientSessionTest, SupersededAfterAWelcomeEndsWithWhoReplacedIt) {
 
 TEST_F(ClientSessionTest, AMismatchIsFinalADrainingWorkerIsNot) {
   auto greeting = session.Greet(kStart);
-  EXPECT_EQ(session.OnError(ErrorTo(greeting->id, ErrorCode::kDraining, false), kStart), ClientSession::Effect::kLost);
+  EXPECT_EQ(session.OnError(ErrorTo(greeting->id, ErrorCode::kDraining, false), kStart),
+            ClientSession::Effect::kLost);
   greeting = session.Greet(kStart + milliseconds(200));
   ASSERT_TRUE(greeting);
-  EXPECT_EQ(session.OnError(ErrorTo(greeting->id, ErrorCode::kJobMismatch), kStart), ClientSession::Effect::kFailed);
+  EXPECT_EQ(session.OnError(ErrorTo(greeting->id, ErrorCode::kJobMismatch), kStart),
+            ClientSession::Effect::kFailed);
 }
 
 TEST_F(ClientSessionTest, AWorkersAbsurdIntervalsAreBounded) {

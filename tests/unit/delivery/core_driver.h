@@ -28,7 +28,8 @@ class CoreDriver {
       sent[w].clear();
     }
     for (ClientSend& send : actions.sends) {
-      if (const auto* hello = std::get_if<Hello>(&send.message)) session[send.worker] = hello->session;
+      if (const auto* hello = std::get_if<Hello>(&send.message))
+        session[send.worker] = hello->session;
       sent[send.worker].push_back(std::move(send.message));
     }
     for (std::string& line : actions.log) log.push_back(std::move(line));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What must hold in a simulated job: one decision takes effect for each key, its rows are trained once, memory is bounded,
-// epochs are exact.
+// What must hold in a simulated job: one decision takes effect for each key, its rows are trained
+// once, memory is bounded, epochs are exact.
 #include <algorithm>
 #include <cstring>
 
@@ -13,14 +13,19 @@ void JobSimulation::Fail(const std::string& what) {
 }
 
 void JobSimulation::Accept(Trainer& t, Selected rows) {
-  if (t.now.decisions.contains(rows.key)) Fail("two decisions took effect for " + ToString(rows.key));
-  if (rows.key.loader % options_.world != static_cast<std::uint32_t>(&t - trainers_.data())) Fail("rows of another rank");
+  if (t.now.decisions.contains(rows.key))
+    Fail("two decisions took effect for " + ToString(rows.key));
+  if (rows.key.loader % options_.world != static_cast<std::uint32_t>(&t - trainers_.data()))
+    Fail("rows of another rank");
   t.now.decisions[rows.key] = rows.sample_id;
   if (rows.sample_id.empty()) t.progress.Empty(rows.key);
-  if (const Status s = t.assembler->Add(std::move(rows)); !s.ok()) Fail("rows were refused: " + s.message());
-  const std::size_t bound = options_.batch_size - 1 + (options_.workers * options_.window + 1) * options_.rows;
+  if (const Status s = t.assembler->Add(std::move(rows)); !s.ok())
+    Fail("rows were refused: " + s.message());
+  const std::size_t bound =
+      options_.batch_size - 1 + (options_.workers * options_.window + 1) * options_.rows;
   if (t.assembler->buffered_rows() > bound) {
-    Fail("a rank holds " + std::to_string(t.assembler->buffered_rows()) + " rows; bound " + std::to_string(bound));
+    Fail("a rank holds " + std::to_string(t.assembler->buffered_rows()) + " rows; bound " +
+         std::to_string(bound));
   }
 }
 
@@ -34,7 +39,8 @@ bool JobSimulation::TrainOne(std::uint32_t rank) {
       std::uint64_t x;
       std::memcpy(&x, batch.tensors[0].bytes.data() + i * sizeof(x), sizeof(x));
       if (x != ~batch.sample_id[i]) Fail("a row's bytes are not its own");
-      if (++t.now.trained[batch.sample_id[i]] > 1) Fail("row " + std::to_string(batch.sample_id[i]) + " trained twice");
+      if (++t.now.trained[batch.sample_id[i]] > 1)
+        Fail("row " + std::to_string(batch.sample_id[i]) + " trained twice");
     }
     if (!lockstep() && batch.rows() != options_.batch_size) Fail("a short batch");
     for (const RowSpan& span : batch.spans) {
@@ -44,7 +50,7 @@ bool JobSimulation::TrainOne(std::uint32_t rank) {
     ++t.now.steps;
   } else if (item) {
     // Loaders that start with nothing left to do end one more, empty pass.
-    const bool extra = item->epoch == options_.passes && t.now.epochs == options_.passes;
+    const bool extra = item->epoch >= options_.passes && t.now.epochs == options_.passes;
     if (!extra && item->epoch != t.now.epochs++) Fail("an epoch out of order");
     t.progress.EpochOver();
   } else if (t.core->AllFinal()) {
@@ -64,7 +70,8 @@ void JobSimulation::Checkpoint() {
     t.checkpoint = t.now;
     t.checkpoint.decided = t.progress.Decided();
     const DecidedKeys decided(t.checkpoint.decided);
-    std::erase_if(t.checkpoint.decisions, [&](const auto& d) { return !decided.Contains(d.first); });
+    std::erase_if(t.checkpoint.decisions,
+                  [&](const auto& d) { return !decided.Contains(d.first); });
     t.checkpoint.half.reset();
     if (t.progress.half()) t.checkpoint.half = t.assembler->RowsOf(*t.progress.half());
   }
@@ -73,8 +80,8 @@ void JobSimulation::Checkpoint() {
 void JobSimulation::CheckWorker(std::uint32_t w) {
   const StatusReply status = workers_[w].core->Snapshot(now_);
   if (status.held_bytes > status.budget_bytes) {
-    Fail("worker " + std::to_string(w) + " holds " + std::to_string(status.held_bytes) + " bytes of " +
-         std::to_string(status.budget_bytes));
+    Fail("worker " + std::to_string(w) + " holds " + std::to_string(status.held_bytes) +
+         " bytes of " + std::to_string(status.budget_bytes));
   }
 }
 
@@ -85,25 +92,31 @@ void JobSimulation::CheckEnd() {
       if (t.now.steps != options_.steps) Fail("steps are not steps_per_epoch");
       continue;
     }
-    if (t.now.epochs != options_.passes) Fail(std::to_string(t.now.epochs) + " epochs of " + std::to_string(options_.passes));
-    if (t.now.decisions.size() != options_.loaders * options_.passes * options_.batches) Fail("a key has no decision");
+    if (t.now.epochs != options_.passes)
+      Fail(std::to_string(t.now.epochs) + " epochs of " + std::to_string(options_.passes));
+    if (t.now.decisions.size() != options_.loaders * options_.passes * options_.batches)
+      Fail("a key has no decision");
     std::size_t rows = 0;
     for (const auto& [key, kept] : t.now.decisions) {
       rows += kept.size();
       for (const std::uint64_t id : kept) {
         const auto it = t.now.trained.find(id);
-        if (it == t.now.trained.end() || it->second != 1) Fail("row " + std::to_string(id) + " was not trained");
+        if (it == t.now.trained.end() || it->second != 1)
+          Fail("row " + std::to_string(id) + " was not trained");
       }
     }
-    if (options_.poison && t.now.decisions.at(poison_).size() != options_.rows) Fail("the poisoned batch was sifted");
+    if (options_.poison && t.now.decisions.at(poison_).size() != options_.rows)
+      Fail("the poisoned batch was sifted");
     if (rows != t.now.trained.size()) Fail("a row was trained that no decision kept");
   }
 }
 
 std::string JobSimulation::WhereItStands() const {
   std::string text;
-  for (const Loader& l : loaders_) text += "\n  loader: " + (l.left ? "left" : l.core->WaitingFor(now_));
-  for (const Trainer& t : trainers_) text += "\n  trainer: " + (t.finished ? "finished" : t.core->WaitingFor(now_));
+  for (const Loader& l : loaders_)
+    text += "\n  loader: " + (l.left ? "left" : l.core->WaitingFor(now_));
+  for (const Trainer& t : trainers_)
+    text += "\n  trainer: " + (t.finished ? "finished" : t.core->WaitingFor(now_));
   text += "\n  publisher: " + publisher_.core->WaitingFor(now_);
   return text;
 }

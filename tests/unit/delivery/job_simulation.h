@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A whole job in one thread: real worker, loader, trainer and publisher cores over links that deliver in order each but
-// in any order among them, are cut, and lose processes at their ends. Checks the design's invariants as it goes.
+// A whole job in one thread: real worker, loader, trainer and publisher cores over links that
+// deliver in order each but in any order among them, are cut, and lose processes at their ends.
+// Checks the design's invariants as it goes.
 #pragma once
 
 #include <cstdint>

@@ -31,7 +31,8 @@ class LoaderCoreTest : public testing::Test {
     core = std::make_unique<LoaderCore>(options, workers, MonoTime{});
     d = std::make_unique<CoreDriver<LoaderCore, LoaderActions>>(*core);
   }
-  void GivePosition(std::size_t w, std::uint64_t run = kRun, DecidedSet decided = {}, bool repeat = false) {
+  void GivePosition(std::size_t w, std::uint64_t run = kRun, DecidedSet decided = {},
+                    bool repeat = false) {
     Position p;
     p.run = run;
     p.decided = std::move(decided);
@@ -202,7 +203,8 @@ TEST_F(LoaderCoreTest, TheNextPassOpensWithTheAck) {
   EXPECT_TRUE(d->Next<EpochEnd>(0));
   EXPECT_FALSE(core->PassAcked(0));
   EXPECT_EQ(core->Offer(Batch(0, 1), d->now).code(), Code::kFailedPrecondition);
-  EXPECT_EQ(core->Offer(Batch(1, 0), d->now).code(), Code::kFailedPrecondition) << "the pass was ended";
+  EXPECT_EQ(core->Offer(Batch(1, 0), d->now).code(), Code::kFailedPrecondition)
+      << "the pass was ended";
   d->Say(0, EpochAck{{}, kRun, 0, 0});
   EXPECT_TRUE(core->PassAcked(0));
   EXPECT_EQ(core->outstanding(), 0u) << "acked means decided";
@@ -238,6 +240,16 @@ TEST_F(LoaderCoreTest, WithStepsPerEpochPassesMixAndGoodbyeEnds) {
   EXPECT_FALSE(core->done()) << "of an older run";
   d->Say(0, Goodbye{{}, GoodbyeReason::kDone, kRun});
   EXPECT_TRUE(core->done());
+}
+
+TEST_F(LoaderCoreTest, AGoodbyeBeforeThePositionStillEndsThatRun) {
+  Make(Mode::kSamples, 1);
+  d->Open(0);
+  d->Say(0, Goodbye{{}, GoodbyeReason::kDone, kRun});
+  GivePosition(0);
+  EXPECT_TRUE(core->done());
+  GivePosition(0, kRun + 1);
+  EXPECT_FALSE(core->done()) << "a newer run begins";
 }
 
 TEST_F(LoaderCoreTest, VerdictsSettleOnceAndCancelledOnesAreDropped) {

@@ -12,10 +12,12 @@ namespace {
 constexpr std::uint64_t kRun = 50;
 constexpr std::uint32_t kChunk = 4;
 
-std::shared_ptr<const ModelSnapshot> Snapshot(std::uint64_t version, ModelKind kind = ModelKind::kFull,
+std::shared_ptr<const ModelSnapshot> Snapshot(std::uint64_t version,
+                                              ModelKind kind = ModelKind::kFull,
                                               std::uint32_t chunks = 6) {
   auto s = std::make_shared<ModelSnapshot>();
-  s->bytes = Frame::Adopt(std::vector<std::uint8_t>(chunks * kChunk - 1, static_cast<std::uint8_t>(version)));
+  s->bytes = Frame::Adopt(
+      std::vector<std::uint8_t>(chunks * kChunk - 1, static_cast<std::uint8_t>(version)));
   s->begin.version = version;
   s->begin.kind = kind;
   s->begin.total_bytes = s->bytes.size();

@@ -60,7 +60,8 @@ TEST(Suspects, TwoDeathsAloneQuarantineTwoRelayedReject) {
   Suspects s;
   std::uint64_t incarnation = 1;
   s.Welcomed(0, incarnation);
-  const Care expected[] = {Care::kNone, Care::kAlone, Care::kAlone, Care::kUnscored, Care::kUnscored, Care::kRejected};
+  const Care expected[] = {Care::kNone,     Care::kAlone,    Care::kAlone,
+                           Care::kUnscored, Care::kUnscored, Care::kRejected};
   for (const Care care : expected) {
     EXPECT_EQ(s.CareFor(kKey), care) << "after " << incarnation - 1 << " deaths";
     s.Sent(0, kKey);

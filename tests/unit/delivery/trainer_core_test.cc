@@ -36,7 +36,8 @@ class TrainerCoreTest : public testing::Test {
     d = std::make_unique<CoreDriver<TrainerCore, TrainerActions>>(*core);
     for (std::size_t w = 0; w < workers; ++w) d->Open(w);
   }
-  void End(std::size_t w, std::uint32_t loader, std::uint64_t pass, std::uint64_t batches, bool final = false) {
+  void End(std::size_t w, std::uint32_t loader, std::uint64_t pass, std::uint64_t batches,
+           bool final = false) {
     d->Say(w, EpochEnd{{}, kRun, loader, pass, static_cast<std::uint32_t>(pass), batches, final});
   }
 
@@ -55,7 +56,8 @@ TEST_F(TrainerCoreTest, TheFirstSelectedDecidesAndEachDeliveryIsAcked) {
   EXPECT_TRUE(d->last.accepted.empty());
   ack = d->Next<Ack>(1);
   ASSERT_TRUE(ack);
-  EXPECT_EQ(ack->kept, std::vector<std::uint32_t>{3}) << "the count of the decision that took effect";
+  EXPECT_EQ(ack->kept, std::vector<std::uint32_t>{3})
+      << "the count of the decision that took effect";
   EXPECT_EQ(core->duplicates(), 1u);
   EXPECT_EQ(core->decided_count(), 1u);
 }

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pipeline/graph/batcher.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/unit/graph/batches.h"
+
+namespace siftd {
+namespace {
+
+const MonoTime kStart{};
+
+TEST(Batcher, MergesUpToMaxRows) {
+  Batcher batcher({.max_rows = 8, .max_age = milliseconds(5)});
+  EXPECT_TRUE(batcher.Add(MakeBatch(0), kStart).empty());
+  const auto ready = batcher.Add(MakeBatch(1), kStart);
+  ASSERT_EQ(ready.size(), 1u);
+  EXPECT_EQ(ready[0]->rows, 8);
+  EXPECT_EQ(ready[0]->batches.size(), 2u);
+  EXPECT_TRUE(batcher.empty());
+}
+
+TEST(Batcher, NeverSplitsALargeBatch) {
+  Batcher batcher({.max_rows = 8, .max_age = milliseconds(5)});
+  EXPECT_TRUE(batcher.Add(MakeBatch(0), kStart).empty());
+  const auto ready = batcher.Add(MakeBatch(1, 20), kStart);
+  ASSERT_EQ(ready.size(), 2u);
+  EXPECT_EQ(ready[0]->rows, 4);
+  EXPECT_EQ(ready[1]->rows, 20);
+}
+
+TEST(Batcher, OtherShapesBeginAGroupOfTheirOwn) {
+  Batcher batcher({.max_rows = 100, .max_age = milliseconds(5)});
+  EXPECT_TRUE(batcher.Add(MakeBatch(0, 4, 2), kStart).empty());
+  const auto ready = batcher.Add(MakeBatch(1, 4, 3), kStart);
+  ASSERT_EQ(ready.size(), 1u);
+  EXPECT_EQ(ready[0]->batches[0]->candidates.key.seq, 0u);
+}
+
+TEST(Batcher, AgeCountsFromTheFirstBatch) {
+  Batcher batcher({.max_rows = 100, .max_age = milliseconds(5)});
+  EXPECT_TRUE(batcher.Add(MakeBatch(0), kStart).empty());
+  EXPECT_TRUE(batcher.Add(MakeBatch(1), kStart + milliseconds(4)).empty());
+  EXPECT_TRUE(batcher.Tick(kStart + milliseconds(4)).empty());
+  const auto ready = batcher.Tick(kStart + milliseconds(5));
+  ASSERT_EQ(ready.size(), 1u);
+  EXPECT_EQ(ready[0]->batches.size(), 2u);
+}
+
+TEST(Batcher, ASuspectIsAlone) {
+  Batcher batcher({.max_rows = 100, .max_age = milliseconds(5)});
+  EXPECT_TRUE(batcher.Add(MakeBatch(0), kStart).empty());
+  auto suspect = MakeBatch(1);
+  suspect->candidates.suspect = true;
+  const auto ready = batcher.Add(suspect, kStart);
+  ASSERT_EQ(ready.size(), 2u);
+  EXPECT_EQ(ready[1]->batches.size(), 1u);
+}
+
+}  // namespace
+}  // namespace siftd
