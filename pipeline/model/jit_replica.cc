@@ -93,7 +93,9 @@ Result<std::unique_ptr<JitReplica>> JitReplica::Load(const Frame& archive,
     WeightSet& first = impl->sets[0];
     first.module = torch::jit::load(std::make_shared<MemoryReader>(archive), impl->device);
     first.module.eval();
-    impl->sets[1].module = first.module.deepcopy(impl->device);
+    // Without a device: deepcopy(device) hands on tensors that are there already, and both sets
+    // would share them.
+    impl->sets[1].module = first.module.deepcopy();
   } catch (const std::exception& e) {
     return InvalidArgument("cannot load the scorer: " + Cause(e));
   }
