@@ -80,6 +80,7 @@ class IoThread:
         self._poller = zmq.Poller()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._awake = threading.Event()  # a wake-up is pending: no further write is needed
+        self._fd_lock = threading.Lock()  # nobody writes to the descriptor once it is closed
         self._stopping = False
         self._resolved = 0.0
         self.error: BaseException | None = None
@@ -101,9 +102,12 @@ class IoThread:
         return self._endpoints[worker]
 
     def wake(self) -> None:
-        if not self._awake.is_set():
-            self._awake.set()
-            os.eventfd_write(self._wake_fd, 1)
+        if self._awake.is_set():
+            return
+        self._awake.set()
+        with self._fd_lock:
+            if self._wake_fd >= 0:
+                os.eventfd_write(self._wake_fd, 1)
 
     def stop(self, timeout: float = 5.0) -> None:
         """Ends the thread and closes the sockets; messages that are not sent by then are lost."""
@@ -131,7 +135,9 @@ class IoThread:
                 s.close(linger=200)
             if self._context is not None:
                 self._context.term()
-            os.close(self._wake_fd)
+            with self._fd_lock:
+                fd, self._wake_fd = self._wake_fd, -1
+                os.close(fd)
 
     def _once(self) -> None:
         while len(self._sockets) < len(self._endpoints):
