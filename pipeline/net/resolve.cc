@@ -45,6 +45,11 @@ Result<std::vector<std::string>> ResolveEndpoint(const std::string& endpoint) {
   }
   std::sort(endpoints.begin(), endpoints.end());
   endpoints.erase(std::unique(endpoints.begin(), endpoints.end()), endpoints.end());
+  // One worker, not two: what listens on localhost seldom listens on both of its addresses.
+  const std::string loopback = std::string(kTcp) + "127.0.0.1" + port;
+  if (host == "localhost" &&
+      std::find(endpoints.begin(), endpoints.end(), loopback) != endpoints.end())
+    endpoints = {loopback};
   return endpoints;
 }
 

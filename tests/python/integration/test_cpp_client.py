@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The C++ example trainer and loader against real workers, and each of them with a Python peer."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import siftd
+from support import ROOT, Worker
+
+CLASSES = 10
+
+
+def example(name: str) -> str:
+    build = Path(os.environ.get("SIFTD_BUILD_DIR", ROOT / "build"))
+    path = build / "client" / "examples" / name
+    assert path.exists(), f"{path} is not there: run ./dev build"
+    return str(path)
+
+
+def digits() -> tuple[torch.Tensor, torch.Tensor]:
+    """scikit-learn's 1,797 digits: x float32 [n, 64] in [0, 1], y int64 [n]."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    return torch.from_numpy(data.data).float() / 16, torch.from_numpy(data.target).long()
+
+
+@pytest.fixture
+def csv(tmp_path: Path) -> Path:
+    x, y = digits()
+    path = tmp_path / "digits.csv"
+    path.write_text(
+        "".join(",".join(f"{v:g}" for v in row) + f",{c}\n" for row, c in zip(x.tolist(), y.tolist(), strict=True))
+    )
+    return path
+
+
+@pytest.fixture
+def scorer(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, CLASSES))
+    x, y = digits()
+    return siftd.export_scorer(model, "cross_entropy", (x[:16], y[:16])).save(tmp_path / "scorer.pt")
+
+
+def endpoints(pool: list[Worker]) -> list[str]:
+    return [a for w in pool for a in ("--endpoint", w.endpoint)]
+
+
+@contextmanager
+def cpp_loaders(pool: list[Worker], csv: Path, count: int, epochs: int) -> Iterator[list[subprocess.Popen[str]]]:
+    processes = [
+        subprocess.Popen(
+            [example("siftd_cpp_loader"), "--csv", str(csv), *endpoints(pool)]
+            + ["--index", str(i), "--count", str(count), "--epochs", str(epochs), "--batch", "32"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(count)
+    ]
+    try:
+        yield processes
+    finally:
+        for p in processes:
+            p.kill()
+            p.communicate(timeout=10)
+
+
+def test_a_cpp_trainer_learns_from_what_cpp_loaders_send(
+    pool: list[Worker], csv: Path, scorer: Path, tmp_path: Path
+) -> None:
+    trained = tmp_path / "trained.pt"
+    epochs = 6
+    with cpp_loaders(pool, csv, 2, epochs) as loaders:
+        trainer = subprocess.run(
+            [example("siftd_cpp_trainer"), "--scorer", str(scorer), *endpoints(pool), "--loaders", "2"]
+            + ["--batch", "32", "--save", str(trained)],
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+        assert trainer.returncode == 0, trainer.stderr
+        told = [p.communicate(timeout=30)[0] for p in loaders]
+        assert [p.returncode for p in loaders] == [0, 0]
+    x, y = digits()
+    rows = [int(n) for n in re.findall(r"kept (\d+) of (\d+)", trainer.stdout)[-1]]
+    assert rows[1] == epochs * len(x), "every candidate was decided once"
+    closing = re.search(r"trained (\d+) rows in \d+ batches; kept (\d+)", trainer.stdout)
+    assert closing and int(closing[1]) == int(closing[2]) == rows[0]
+    for line in told:
+        offered, settled = map(int, re.findall(r"(\d+)", line))
+        assert offered == settled > 0
+    with torch.no_grad():
+        confident = torch.jit.load(str(trained))(x, y)[0]
+    chance = torch.log(torch.tensor(float(CLASSES)))
+    assert confident.mean() < 0.5 * chance, "the saved module learned"
+    assert all(int(w.status()["model_version"]) > 1 for w in pool)
+
+
+def test_cpp_loaders_feed_a_python_trainer_and_survive_a_killed_worker(pool: list[Worker], csv: Path) -> None:
+    x, y = digits()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, CLASSES))
+    loader = siftd.StreamLoader(
+        [w.endpoint for w in pool],
+        32,
+        model=model,
+        example_batch=(x[:16], y[:16]),
+        loader_count=2,
+        policy=siftd.Uniform(0.5),
+    )
+    with cpp_loaders(pool, csv, 2, 2) as loaders, loader:
+        seen: list[list[int]] = []
+        for epoch in range(2):
+            ids: list[int] = []
+            for n, (bx, by) in enumerate(loader):
+                assert loader.last_batch_info is not None
+                rows = loader.last_batch_info.ids.astype(int)
+                assert torch.equal(bx, x[rows]) and torch.equal(by, y[rows])
+                ids += rows.tolist()
+                loader.step()
+                if epoch == 0 and n == 3:
+                    pool[0].signal(signal.SIGKILL)
+            assert len(ids) == len(set(ids))
+            seen.append(ids)
+        stats = loader.stats()
+        loader.close()
+        assert [p.wait(60) for p in loaders] == [0, 0]
+    assert stats.decided == 2 * len(x)
+    assert sum(map(len, seen)) == stats.kept
+
+
+def test_a_user_s_mistakes_are_told_in_one_line(csv: Path, scorer: Path, tmp_path: Path) -> None:
+    def fails(*arguments: str) -> str:
+        out = subprocess.run([*arguments], capture_output=True, text=True, timeout=60)
+        assert out.returncode != 0
+        assert "terminate called" not in out.stderr
+        return out.stderr
+
+    loader, trainer = example("siftd_cpp_loader"), example("siftd_cpp_trainer")
+    somewhere = ["--endpoint", "tcp://127.0.0.1:1"]
+    assert "index is 2; allowed: [0, 1]" in fails(
+        loader, "--csv", str(csv), *somewhere, "--index", "2", "--count", "2"
+    )
+    assert "endpoints holds 'localhost'" in fails(loader, "--csv", str(csv), "--endpoint", "localhost")
+    assert "batch_size is 0; allowed: [1, 1048576]" in fails(
+        trainer, "--scorer", str(scorer), *somewhere, "--batch", "0"
+    )
+    assert "siftd.export_scorer" in fails(trainer, "--scorer", str(tmp_path / "none.pt"), *somewhere)
+    assert "siftd.export_scorer" in fails(trainer, "--scorer", str(csv), *somewhere)
