@@ -150,9 +150,7 @@ def test_a_user_s_mistakes_are_told_in_one_line(csv: Path, scorer: Path, tmp_pat
 
     loader, trainer = example("siftd_cpp_loader"), example("siftd_cpp_trainer")
     somewhere = ["--endpoint", "tcp://127.0.0.1:1"]
-    assert "index is 2; allowed: [0, 1]" in fails(
-        loader, "--csv", str(csv), *somewhere, "--index", "2", "--count", "2"
-    )
+    assert "index is 2; allowed: [0, 1]" in fails(loader, "--csv", str(csv), *somewhere, "--index", "2", "--count", "2")
     assert "endpoints holds 'localhost'" in fails(loader, "--csv", str(csv), "--endpoint", "localhost")
     assert "batch_size is 0; allowed: [1, 1048576]" in fails(
         trainer, "--scorer", str(scorer), *somewhere, "--batch", "0"

@@ -42,11 +42,11 @@ TEST(WorkerConfig, RefusalsNameFieldValueAndRange) {
   WorkerConfig config;
   config.liveness_ms = 2000;
   EXPECT_EQ(config.Validate().message(), "liveness_ms is 2000; allowed: [2001, 3600000]");
-  config = {};
+  config = WorkerConfig();
   config.log_level = "loud";
   EXPECT_EQ(config.Validate().message(),
             "log_level is 'loud'; allowed: debug, info, warning, error");
-  config = {};
+  config = WorkerConfig();
   config.policy.kind = UniformOptions{2};
   EXPECT_EQ(config.Validate().message(), "policy: uniform.keep is 2; allowed: (0, 1]");
 }
