@@ -195,7 +195,7 @@ void Worker::TakeResults(MonoTime now) {
     decided.swap(decided_);
     results.swap(model_results_);
   }
-  for (ScoredBatchPtr& batch : decided) core_->OnDecided(std::move(batch), now);
+  for (const ScoredBatchPtr& batch : decided) core_->OnDecided(batch, now);
   for (ModelResult& result : results) {
     if (result.ack.state == ModelState::kApplied && !result.history.empty()) {
       graph_->RunInSelect([this, run = result.ack.run, history = std::move(result.history)] {

@@ -50,12 +50,12 @@ class Link:
         self.worker_incarnation = 0
         self.drained = False
         self.backoff = 0.1
+        self.socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
         self.connect()
 
     def connect(self) -> None:
         """A fresh socket and session; nothing of the old one counts."""
-        if self.counter:
-            self.socket.close(linger=0)
+        self.socket.close(linger=0)
         self.socket = self.context.socket(zmq.DEALER)
         self.socket.linger, self.socket.immediate = 0, True
         self.socket.maxmsgsize = 256 << 20

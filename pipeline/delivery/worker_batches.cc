@@ -98,7 +98,7 @@ void WorkerCore::Impl::Admit(ScoredBatchPtr batch, MonoTime /*now*/) {
   actions.admitted.push_back(std::move(batch));
 }
 
-void WorkerCore::OnDecided(ScoredBatchPtr batch, MonoTime now) {
+void WorkerCore::OnDecided(const ScoredBatchPtr& batch, MonoTime now) {
   Impl& m = *impl_;
   if (m.in_graph > 0) --m.in_graph;
   if (batch->candidates.suspect) m.suspect_in_graph = false;
@@ -205,7 +205,8 @@ void WorkerCore::Impl::Erase(const BatchKey& key) {
   entries.erase(it);
 }
 
-void WorkerCore::Impl::ReturnKeys(std::vector<BatchKey> keys, ReturnReason reason, MonoTime now) {
+void WorkerCore::Impl::ReturnKeys(const std::vector<BatchKey>& keys, ReturnReason reason,
+                                  MonoTime now) {
   std::map<std::uint32_t, Return> by_loader;
   for (const BatchKey& key : keys) {
     Erase(key);

@@ -163,8 +163,8 @@ void WorkerCore::OnTick(MonoTime now) {
       stranded.push_back(key);
     }
   }
-  if (!late.empty()) m.ReturnKeys(std::move(late), ReturnReason::kDeadline, now);
-  if (!stranded.empty()) m.ReturnKeys(std::move(stranded), ReturnReason::kRankUnreachable, now);
+  if (!late.empty()) m.ReturnKeys(late, ReturnReason::kDeadline, now);
+  if (!stranded.empty()) m.ReturnKeys(stranded, ReturnReason::kRankUnreachable, now);
   while (!m.recent.empty() && now - m.recent.front().first > kRecentSpan) m.recent.pop_front();
   m.PumpCredit(now);
 }
@@ -181,7 +181,7 @@ void WorkerCore::StartDrain(const std::string& reason, MonoTime now) {
     if (!entry.decided) undecided.push_back(key);
   }
   m.waiting.clear();
-  m.ReturnKeys(std::move(undecided), ReturnReason::kDrain, now);
+  m.ReturnKeys(undecided, ReturnReason::kDrain, now);
 }
 
 bool WorkerCore::drained() const { return impl_->draining && impl_->entries.empty(); }

@@ -69,7 +69,7 @@ class WorkerCore {
   // A send to `peer` failed (EHOSTUNREACH, queue full): its session is over.
   void OnUnreachable(PeerHandle peer, MonoTime now);
   // The graph finished a batch.
-  void OnDecided(ScoredBatchPtr batch, MonoTime now);
+  void OnDecided(const ScoredBatchPtr& batch, MonoTime now);
   // The model thread's answer to model_work, sent on to the publisher. kApplied sets the version in
   // force.
   void OnModelAck(ModelAck ack, std::uint64_t step, const std::string& artifact_sha256,

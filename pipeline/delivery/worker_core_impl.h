@@ -78,7 +78,7 @@ struct WorkerCore::Impl {
   void AdmitWaiting(MonoTime now);
   void Decide(const BatchKey& key, WorkerEntry& entry, ScoredBatch& batch, MonoTime now);
   void Count(const ScoredBatch& batch);
-  void ReturnKeys(std::vector<BatchKey> keys, ReturnReason reason, MonoTime now);
+  void ReturnKeys(const std::vector<BatchKey>& keys, ReturnReason reason, MonoTime now);
   void Erase(const BatchKey& key);
   void PumpRank(std::uint32_t rank, MonoTime now);
   void PumpCredit(MonoTime now);

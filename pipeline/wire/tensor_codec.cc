@@ -47,7 +47,7 @@ void To(const TensorSpec& from, v1::TensorSpec* to) {
 }
 
 Result<std::size_t> SpecBytes(const std::string& field, const TensorSpec& spec) {
-  const auto bytes = CheckedBytes(spec.dtype, spec.shape);
+  auto bytes = CheckedBytes(spec.dtype, spec.shape);
   if (bytes.ok()) return bytes;
   std::string shape;
   for (const std::int64_t size : spec.shape)

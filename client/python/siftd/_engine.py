@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 
 from siftd import _structure
 from siftd._assembler import Assembler
+from siftd._history import RecentScores
 from siftd._info import BatchInfo, Piece, Stats
 from siftd._ledger import IntervalSet, Ledger
 from siftd._loader_core import Lease, LoaderCore, Verdicted
@@ -56,7 +57,9 @@ class EngineOptions:
 
 
 class Engine:
-    def __init__(self, options: EngineOptions, core: LoaderCore, pad: Mapping[str, float]) -> None:
+    def __init__(
+        self, options: EngineOptions, core: LoaderCore, pad: Mapping[str, float], history: Sequence[float] = ()
+    ) -> None:
         self.options = options
         self.core = core
         self.lock = threading.Condition()
@@ -64,12 +67,11 @@ class Engine:
         self.assembler = Assembler(options.batch_size, pad)
         self.ledger = Ledger()
         self.stats = Stats()
-        self.history: deque[np.ndarray[Any, Any]] = deque()  # scores of late, for workers that join
+        self.history = RecentScores(options.history_length, history)
         self.breaker_open = False
         self.pass_number = -1
         self.epoch = 0
         self.steps = 0
-        self._history_rows = 0
         self._feed: Feed | None = None
         self._end: End | None = None
         self._starving_since: float | None = None
@@ -215,19 +217,11 @@ class Engine:
             s.scored_rows += n
         if d.score:
             scores = np.asarray(d.score, np.float32)
-            self._remember(scores)
+            self.history.add(scores)
             if self.options.on_decision is not None:
                 self.options.on_decision(scores, np.asarray(d.kept, np.int64))
         self.ledger.decided(v.lease.key, piece.flat.rows)
         self.assembler.add(piece)
-
-    def _remember(self, scores: np.ndarray[Any, Any]) -> None:
-        if self.options.history_length == 0:
-            return
-        self.history.append(scores)
-        self._history_rows += len(scores)
-        while self._history_rows - len(self.history[0]) >= self.options.history_length:
-            self._history_rows -= len(self.history.popleft())
 
     def _warn(self, key: str, text: str) -> None:
         if key not in self._warned:

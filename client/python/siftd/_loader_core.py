@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import bisect
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from siftd._client_core import ClientCore
 from siftd._wire import wire_pb2
+
+CLOSED_MOST = 4096  # leases given up whose verdicts are still waited for, to be timed
 
 Key = tuple[int, int]  # (pass, seq); the loader index is this process's
 
@@ -95,6 +97,7 @@ class LoaderCore(ClientCore):
         self._accounts: list[_Account] = []
         self._ends: dict[int, Any] = {}  # SAMPLES: EpochEnd by pass, until acked
         self._held_at_loss: dict[int, list[Key]] = {}  # by worker
+        self._careful = False  # there are suspects
 
     # ------------------------------------------------------------ the owner
     def offer(self, lease: Lease, now: float) -> None:
@@ -118,6 +121,8 @@ class LoaderCore(ClientCore):
         """VERDICTS: the batch was handed out unsifted; a verdict on it is only timed."""
         if self.leases.pop(lease.key, None) is not None:
             self._closed[lease.key] = lease.sent_at
+            while len(self._closed) > CLOSED_MOST:  # verdicts that a dead worker owes never come
+                self._closed.pop(next(iter(self._closed)))
         else:
             self.pending.remove(lease)
 
@@ -193,7 +198,7 @@ class LoaderCore(ClientCore):
                 continue
             if lease.suspect:
                 lease.deaths_alone += 1
-            lease.suspect = True
+            lease.suspect = self._careful = True
             if lease.deaths_alone >= 2 and not lease.unscored:
                 lease.unscored = True
                 self.actions.log.append(f"batch {lease.key} killed its worker twice: it is passed on unscored")
@@ -207,15 +212,12 @@ class LoaderCore(ClientCore):
             self.pending.insert(at, lease)
 
     def pump(self, now: float) -> None:
-        """Sends what credit allows, oldest first, to the worker with most credit left."""
+        """Sends what credit allows, oldest first, to the worker with most credit left; suspects alone (rule 11)."""
         while self.pending:
-            best, most = -1, 0
-            for worker, account in enumerate(self._accounts):
-                if self.sessions[worker].open and account.free > most:
-                    best, most = worker, account.free
-            if best < 0:
+            lease, best = self._choose()
+            if lease is None or best < 0:
                 return
-            lease = self.pending.popleft()
+            self.pending.remove(lease)  # nearly always the first
             self.leases[lease.key] = lease
             lease.worker, lease.sent_at = best, now
             account = self._accounts[best]
@@ -227,13 +229,37 @@ class LoaderCore(ClientCore):
                 attempt=lease.attempt,
                 sample_id=lease.sample_ids,
                 occurrence=lease.occurrence,
-                tensor=lease.tensors,
+                # Relaying it killed a worker, too: without its tensors it is rejected, and decided all the same.
+                tensor=() if lease.deaths_alone > 2 else lease.tensors,
                 trainer_step=self.step,
                 suspect=lease.suspect,
                 unscored=lease.unscored,
             )
             _set_key(message.key, self.options.index, lease.key)
-            self.send(best, message, lease.payload, now)
+            self.send(best, message, () if lease.deaths_alone > 2 else lease.payload, now)
+
+    def _choose(self) -> tuple[Lease | None, int]:
+        if not self._careful:
+            return self.pending[0], self._best_worker(-1)
+        out = Counter(lease.worker for lease in self.leases.values())
+        alone = next((lease for lease in self.leases.values() if lease.suspect), None)
+        reserved = -1 if alone is None else alone.worker
+        waiting = next((lease for lease in self.pending if lease.suspect), None)
+        self._careful = alone is not None or waiting is not None
+        if alone is None and waiting is not None:
+            usable = [w for w, session in enumerate(self.sessions) if session.open]
+            reserved = min(usable, key=lambda w: out[w], default=-1)
+            if reserved >= 0 and out[reserved] == 0 and self._accounts[reserved].free > 0:
+                return waiting, reserved
+        # The reserved worker runs dry for the suspect, or holds it; the others go on.
+        return next((lease for lease in self.pending if not lease.suspect), None), self._best_worker(reserved)
+
+    def _best_worker(self, reserved: int) -> int:
+        best, most = -1, 0
+        for worker, account in enumerate(self._accounts):
+            if worker != reserved and self.sessions[worker].open and account.free > most:
+                best, most = worker, account.free
+        return best
 
     def on_role_message(self, worker: int, message: Any, payload: list[memoryview], now: float) -> None:
         match message:
@@ -244,10 +270,12 @@ class LoaderCore(ClientCore):
                 self.pump(now)
             case wire_pb2.Verdict() if message.run == self.run:
                 self._on_verdict(worker, message, now)
+                self.pump(now)
             case wire_pb2.Settled() if message.run == self.run:
                 for i, key in enumerate(_keys(message.keys)):
                     if (lease := self._forget(key)) is not None:
                         self.settled.append((lease, message.kept[i]))
+                self.pump(now)
             case wire_pb2.Return() if message.run == self.run:
                 keys = [k for k in _keys(message.keys) if k in self.leases and self.leases[k].worker == worker]
                 self._take_back([self.leases[k] for k in keys])

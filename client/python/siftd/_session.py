@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import enum
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -68,11 +69,11 @@ class ClientSession:
             self.state = State.HELLO
             self._deadline = now + HELLO_DEADLINE
             self._hello_again = now
-        if self.state is State.HELLO and now >= self._hello_again:
-            self._hello_again = now + HELLO_DEADLINE  # `not_sent` sets it sooner
-            hello()
         if self.state is State.HELLO and now >= self._deadline:
             self.lost(now)
+        elif self.state is State.HELLO and now >= self._hello_again:
+            self._hello_again = math.inf  # once per socket; `not_sent` asks for another
+            hello()
 
     def not_sent(self, now: float) -> None:
         """The Hello found no connection: it is tried again shortly, without a new socket."""

@@ -6,6 +6,7 @@ Accepts each key once, acks to every session that delivered it, grants credit, a
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,7 +77,7 @@ class TrainerCore(ClientCore):
         self.rows = 0  # buffered by the owner
         self.final = False  # all loaders ended their last pass
         self._grants: list[_Grant] = []
-        self._kept: dict[FullKey, int] = {}  # accepted kept counts of keys that may come again
+        self._kept: dict[tuple[int, int], array[int]] = {}  # (loader, pass) -> accepted kept counts by seq, for the run
         self._buffered: Counter[int] = Counter()  # batches held by the owner, by the worker they came from
         self._source: dict[FullKey, int] = {}
         self._epoch = 0  # world 1: the one in progress
@@ -190,12 +191,16 @@ class TrainerCore(ClientCore):
         key = (m.key.loader, getattr(m.key, "pass"), m.key.seq)
         if self.is_decided(key):  # rule 5: dropped whole, acked with the count that took effect
             self.duplicates += 1
-            kept = self._kept.get(key, 0)
+            counts = self._kept.get(key[:2], ())
+            kept = counts[key[2]] if key[2] < len(counts) else 0  # 0: decided before this process began
         else:
             kept = len(m.decision.kept)
             state = self.loaders[key[0]]
             state.passes.setdefault(key[1], IntervalSet()).add(key[2])
-            self._kept[key] = kept
+            counts = self._kept.setdefault(key[:2], array("I"))
+            if key[2] >= len(counts):
+                counts.extend([0] * (key[2] + 1 - len(counts)))
+            counts[key[2]] = kept
             self.decided += 1
             if kept > 0:
                 self.rows += kept
@@ -250,8 +255,6 @@ class TrainerCore(ClientCore):
                 state.next_pass = number + 1
                 state.passes.pop(number, None)
                 state.ends.pop(number)
-                for key in [k for k in self._kept if k[0] == index and k[1] == number]:
-                    del self._kept[key]
                 for worker, session in enumerate(self.sessions):
                     if session.open:
                         self._ack_end(worker, index, number, now)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -11,7 +12,6 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -19,6 +19,7 @@ from siftd import _structure
 from siftd import policy as policies
 from siftd._engine import Engine, EngineOptions, Ready
 from siftd._feeder import FeederProcess
+from siftd._history import length_for
 from siftd._info import BatchInfo, Stats
 from siftd._ledger import IntervalSet
 from siftd._loader_core import LoaderCore, LoaderOptions
@@ -34,6 +35,7 @@ from siftd.errors import ConfigError, SiftdTimeoutError, StateError, WorkerError
 from siftd.export import Loss, Scorer, export_scorer
 
 STATE_SCHEMA = 1
+log = logging.getLogger("siftd")
 CAPACITY_AFTER = 100  # steps before f and the needed number of workers are told
 
 
@@ -239,7 +241,7 @@ class SiftingDataLoader:
         self._source.set_epoch(self._pass.epoch)
         candidates = self._candidates(self._pass, skip)
         if self._engine is None:
-            candidates = self._start(candidates)
+            candidates = self._start(candidates, [] if resume is None else resume["history"])
         assert self._engine is not None and self._io is not None
         if resume is not None:
             self._engine.restore(self._pass.number, trained, saved)
@@ -318,7 +320,7 @@ class SiftingDataLoader:
                 engine.lock.wait(min(0.5, self._timeout - waited + 0.01))
 
     # ------------------------------------------------------------------ start
-    def _start(self, candidates: Iterator[Any]) -> Iterator[Any]:
+    def _start(self, candidates: Iterator[Any], history: Sequence[float]) -> Iterator[Any]:
         """Exports the model with the first candidate, brings up workers and gives them the first weights."""
         first = next(candidates, None)
         if first is None:
@@ -342,7 +344,6 @@ class SiftingDataLoader:
         self._snapshotter = Snapshotter(self.scorer.state)
         self._publisher = Publisher(endpoints, self._job, self._run, artifact_snapshot(self.scorer.archive, self._run))
         core = LoaderCore(self._loader_options(first), new_incarnation())
-        history = self.policy.loss_history_length if isinstance(self.policy, policies.LossCdf) else 0
         self._engine = Engine(
             EngineOptions(
                 batch_size=self._batch_size or first.flat.rows,
@@ -351,11 +352,12 @@ class SiftingDataLoader:
                 fields=self.scorer.fields,
                 drop_last=self._drop_last,
                 endless=self._steps_per_epoch is not None,
-                history_length=history,
+                history_length=length_for(self.policy),
                 on_decision=self._on_decision,
             ),
             core,
             self._pad,
+            history,
         )
         self._io = IoThread("siftd-loader", endpoints, core, self._engine.turn)
         # What must end with this object, also when it is forgotten; none of it refers back to it.
@@ -431,18 +433,14 @@ class SiftingDataLoader:
             self._told_capacity = True
             text = self._engine.stats.capacity(len(self._engine.core.sessions))
             if text:
-                import logging
-
-                logging.getLogger("siftd").info("siftd: %s", text)
+                log.info("siftd: %s", text)
 
     def _publish(self, model: nn.Module) -> None:
         assert self._snapshotter is not None and self._publisher is not None and self._engine is not None
         self._version += 1
         snapshot = self._snapshotter.take(model, self._run, self._version, self._steps)
         with self._engine.lock:
-            if self._engine.history:
-                sample = np.concatenate(list(self._engine.history))[-self._engine.options.history_length :]
-                snapshot.begin.history.extend(sample[np.isfinite(sample)].tolist())
+            snapshot.begin.history.extend(self._engine.history.sample())
             self._engine.stats.model_versions = self._version
         self._publisher.offer(snapshot)
 
@@ -489,6 +487,7 @@ class SiftingDataLoader:
             "pass": None,
             "trained": [],
             "rows": [],
+            "history": [],
         }
         if self._engine is None:
             return self._resume or state
@@ -506,6 +505,7 @@ class SiftingDataLoader:
                 intervals = engine.ledger.trained.get(self._pass.number)
                 state["trained"] = intervals.pairs() if intervals is not None else []
             state["rows"] = self._rows_to_save()
+            state["history"] = engine.history.sample()
         return state
 
     def _rows_to_save(self) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -19,6 +20,7 @@ from siftd import _structure
 from siftd import policy as policies
 from siftd._assembler import Assembler
 from siftd._engine import Ready, piece_info
+from siftd._history import RecentScores, length_for
 from siftd._info import BatchInfo, Piece, Stats
 from siftd._ledger import IntervalSet, Ledger
 from siftd._publisher import Publisher
@@ -33,6 +35,7 @@ from siftd.errors import ConfigError, SiftdTimeoutError, StateError, StructureEr
 from siftd.export import Loss, Scorer, export_scorer
 
 STATE_SCHEMA = 1
+log = logging.getLogger("siftd")
 
 
 class StreamLoader:
@@ -140,6 +143,7 @@ class StreamLoader:
         self._assembler = Assembler(batch_size, self._pad)  # guarded by _lock, like all below
         self._ready: deque[Ready] = deque()
         self._ledger = Ledger()
+        self._history = RecentScores(length_for(self.policy))
         self._stats = Stats()
         self._boundaries: deque[tuple[int, int]] = deque()  # (epoch, rows added when it was complete)
         self._added = 0  # rows, to the assembler
@@ -346,17 +350,18 @@ class StreamLoader:
         if d.score_seconds > 0:
             s.score_seconds += d.score_seconds
             s.scored_rows += d.rows
-        if self._on_decision is not None and d.score:
-            self._on_decision(np.asarray(d.score, np.float32), np.asarray(d.kept, np.int64))
+        if d.score:
+            scores = np.asarray(d.score, np.float32)
+            self._history.add(scores)
+            if self._on_decision is not None:
+                self._on_decision(scores, np.asarray(d.kept, np.int64))
         self._ledger.decided(piece.key, piece.flat.rows)
         self._assembler.add(piece)
         self._added += piece.flat.rows
 
     def _warn_rejected(self, text: str) -> None:
         if self._stats.rejected_batches == 1:
-            import logging
-
-            logging.getLogger("siftd").warning("siftd: a worker rejected a batch, which is not trained: %s", text)
+            log.warning("siftd: a worker rejected a batch, which is not trained: %s", text)
 
     def _assemble(self) -> list[tuple[int, int, int]]:
         """Batches while there is room; none reaches over the end of an epoch. Keys that left the buffer."""
@@ -403,7 +408,10 @@ class StreamLoader:
         assert self._snapshotter is not None and self._publisher is not None and model is not None
         self._version += 1
         self._stats.model_versions = self._version
-        self._publisher.offer(self._snapshotter.take(model, self._run, self._version, self._steps))
+        snapshot = self._snapshotter.take(model, self._run, self._version, self._steps)
+        with self._lock:
+            snapshot.begin.history.extend(self._history.sample())
+        self._publisher.offer(snapshot)
 
     # ------------------------------------------------------------ what it tells
     def stats(self) -> Stats:
@@ -446,6 +454,7 @@ class StreamLoader:
                 "next_pass": {str(k): v for k, v in next_pass.items()},
                 "trained": trained,
                 "half": self._half_trained(),
+                "history": self._history.sample(),
             }
 
     def _pending_of(self, index: int, number: int) -> bool:
@@ -494,6 +503,7 @@ class StreamLoader:
                 raise StateError(f"the state was saved with {name} {state[name]}, this loader has {mine}")
         self._resume = state
         self._steps = state["steps"]
+        self._history = RecentScores(length_for(self.policy), state.get("history", ()))
 
     def _restore(self) -> None:
         assert self._core is not None

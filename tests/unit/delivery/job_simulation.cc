@@ -90,8 +90,10 @@ void JobSimulation::StartRun() {
   publisher_.core->Offer(snapshot, now_);
   Act(publisher_);
   for (std::uint32_t i = 0; i < options_.loaders; ++i) {
-    // A loader whose work was done ends, or has ended: whoever starts the trainers again starts it again too.
-    if (loaders_[i].core != nullptr && (loaders_[i].left || loaders_[i].core->done())) StartLoader(i);
+    // A loader whose work was done ends, or has ended: whoever starts the trainers again starts it
+    // again too.
+    if (loaders_[i].core != nullptr && (loaders_[i].left || loaders_[i].core->done()))
+      StartLoader(i);
   }
 }
 
@@ -114,7 +116,8 @@ void JobSimulation::StartRank(std::uint32_t rank) {
   for (Link& link : t.links) link.handle = next_handle_++;
   t.core = std::make_unique<TrainerCore>(o, options_.workers, now_);
   t.assembler = std::make_unique<Assembler>(AssemblerOptions{options_.batch_size, false});
-  t.progress = TrainProgress(t.now.decided, t.now.half ? std::optional(t.now.half->key) : std::nullopt);
+  t.progress =
+      TrainProgress(t.now.decided, t.now.half ? std::optional(t.now.half->key) : std::nullopt);
   if (t.now.half) {
     if (!t.assembler->Add(*t.now.half).ok()) Fail("rows of a state were refused");
     t.core->OnConsumed({}, t.assembler->buffered_rows(), now_);
@@ -130,11 +133,13 @@ void JobSimulation::Apply(Core& core, std::vector<Link>& links) {
     links[w].handle = next_handle_++;
   }
   for (ClientSend& send : actions.sends) {
-    if (links[send.worker].handle != 0) links[send.worker].to_worker.push_back(std::move(send.message));
+    if (links[send.worker].handle != 0)
+      links[send.worker].to_worker.push_back(std::move(send.message));
   }
   if (!core.failure().ok()) Fail("a client gave up: " + core.failure().ToString());
   if constexpr (std::is_same_v<Core, TrainerCore>) {
-    Trainer& t = *std::find_if(trainers_.begin(), trainers_.end(), [&](const Trainer& x) { return x.core.get() == &core; });
+    Trainer& t = *std::find_if(trainers_.begin(), trainers_.end(),
+                               [&](const Trainer& x) { return x.core.get() == &core; });
     for (Selected& rows : actions.accepted) Accept(t, std::move(rows));
     for (TrainerActions::Ended& ended : actions.ended) {
       if (lockstep()) t.assembler->EndEpoch(ended.epoch);
@@ -184,7 +189,9 @@ void JobSimulation::ActWorker(std::uint32_t w) {
 void JobSimulation::AnswerModel(std::uint32_t w, const Message& work) {
   ModelAck ack;
   if (const auto* chunk = std::get_if<ModelChunk>(&work)) {
-    ack = {{}, chunk->run, chunk->version, ModelState::kReceiving, chunk->index + 1, ErrorCode::kNone, ""};
+    ack = {
+        {}, chunk->run, chunk->version, ModelState::kReceiving, chunk->index + 1, ErrorCode::kNone,
+        ""};
   } else if (const auto* commit = std::get_if<ModelCommit>(&work)) {
     ack = {{}, commit->run, commit->version, ModelState::kApplied, 6, ErrorCode::kNone, ""};
   } else {
@@ -253,7 +260,8 @@ bool JobSimulation::Feed(Loader& l, std::uint32_t index) {
     if (!s.ok()) return false;  // a new position is about to be taken
     ++l.seq;
   } else if (l.seq == batches && !l.ended) {
-    l.core->EndPass(l.pass, static_cast<std::uint32_t>(l.pass), batches, !l.repeat && l.pass + 1 >= options_.passes, now_);
+    l.core->EndPass(l.pass, static_cast<std::uint32_t>(l.pass), batches,
+                    !l.repeat && l.pass + 1 >= options_.passes, now_);
     l.ended = true;
   } else if (l.ended && l.core->PassAcked(l.pass) && (l.repeat || l.pass + 1 < options_.passes)) {
     ++l.pass;
@@ -290,9 +298,10 @@ bool JobSimulation::ScoreOne(std::uint32_t w) {
     }
   }
   for (const std::uint32_t r : batch->decision.kept) batch->kept_ids.push_back(c.sample_id[r]);
-  if (!batch->decision.kept.empty()) batch->kept_tensors.push_back(GatherRows(c.tensors[0], batch->decision.kept));
+  if (!batch->decision.kept.empty())
+    batch->kept_tensors.push_back(GatherRows(c.tensors[0], batch->decision.kept));
   c.tensors.clear();
-  workers_[w].core->OnDecided(std::move(batch), now_);
+  workers_[w].core->OnDecided(batch, now_);
   ActWorker(w);
   return true;
 }
@@ -317,7 +326,8 @@ void JobSimulation::Tick() {
 }
 
 void JobSimulation::Cut(Link& link, std::uint32_t w) {
-  const PeerHandle old = std::exchange(link.handle, Draw(2) == 0 ? 0 : next_handle_++);  // or reconnected unnoticed
+  const PeerHandle old =
+      std::exchange(link.handle, Draw(2) == 0 ? 0 : next_handle_++);  // or reconnected unnoticed
   link.to_worker.clear();
   link.to_client.clear();
   if (old != 0 && Draw(2) == 0) {
@@ -339,7 +349,8 @@ void JobSimulation::MakeFault() {
   --faults_left_;
   const std::uint64_t kind = Draw(options_.restarts ? 10 : 8);
   const auto w = static_cast<std::uint32_t>(Draw(options_.workers));
-  const auto finished = std::any_of(trainers_.begin(), trainers_.end(), [](const Trainer& t) { return t.finished; });
+  const auto finished =
+      std::any_of(trainers_.begin(), trainers_.end(), [](const Trainer& t) { return t.finished; });
   if (kind < 5) {
     auto all = AllLinks();
     auto* links = all[Draw(all.size())];
@@ -366,7 +377,8 @@ void JobSimulation::MakeFault() {
 }
 
 bool JobSimulation::Done() const {
-  return std::all_of(trainers_.begin(), trainers_.end(), [](const Trainer& t) { return t.finished; }) &&
+  return std::all_of(trainers_.begin(), trainers_.end(),
+                     [](const Trainer& t) { return t.finished; }) &&
          std::all_of(loaders_.begin(), loaders_.end(), [](const Loader& l) { return l.left; });
 }
 
