@@ -84,6 +84,8 @@ class ModelWorker:
             error.session.CopyFrom(m.session)
             link.to_client.append(error)
             return
+        if isinstance(m, wire_pb2.Heartbeat):
+            self.reply(link, wire_pb2.Heartbeat())
         if getattr(m, "run", self.run) != self.run:
             return
         match m:
@@ -228,6 +230,7 @@ class Simulation:
         self.now = 0.0
         self.clock = 100  # incarnations
         self.passes, self.batches, self.count = passes, batches, loaders
+        self.batch_size = self.random.choice([1, 8])  # 1: credit is scarce
         self.workers = [ModelWorker(self.tick_clock()) for _ in range(workers)]
         self.loaders: list[LoaderProcess] = []
         for index in range(loaders):
@@ -251,7 +254,7 @@ class Simulation:
         run = self.tick_clock()
         options = TrainerOptions(
             job="default", name="t", run=run, rank=0, world=1, job_spec=wire_pb2.JobSpec(mode=wire_pb2.MODE_SAMPLES),
-            batch_size=8, loaders=self.count,
+            batch_size=self.batch_size, loaders=self.count,
         )  # fmt: skip
         self.trainer = TrainerCore(options, self.tick_clock())
         self.trainer.restore(self.state["next_pass"], self.state["passes"], self.state["epoch"])
