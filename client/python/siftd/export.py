@@ -155,7 +155,8 @@ def _per_row(loss: Any, rows: int) -> torch.Tensor:
             f"the loss returned shape {list(loss.shape)} for {rows} rows; give a loss without reduction, for example "
             'loss="cross_entropy" or lambda out, y: F.cross_entropy(out, y, reduction="none")'
         )
-    return loss.reshape(rows, -1).mean(1) if loss.dim() > 1 else loss
+    # flatten, not reshape: the trace would hold the example's rows.
+    return loss.flatten(1).mean(1) if loss.dim() > 1 else loss
 
 
 def _is_logits(output: Any, targets: tuple[torch.Tensor, ...]) -> bool:
@@ -238,7 +239,9 @@ def export_scorer(
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # TorchScript puts its own backtrace first and the cause last.
+    return lines[-1] if "TorchScript interpreter" in lines[0] else lines[0]
 
 
 def _run(scorer: _ScorerModule, fields: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
