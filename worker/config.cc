@@ -15,14 +15,16 @@ namespace siftd {
 namespace {
 
 // Every field that is a plain value, once: read, written and shown by the same list.
-#define SIFTD_CONFIG_FIELDS(X)                                                                   \
-  X(endpoint)                                                                                    \
-  X(port_file)                                                                                   \
-  X(name) X(job) X(insecure_plaintext) X(artifact) X(allow_artifact_upload) X(device) X(lanes)   \
-      X(threads) X(refuse_non_finite_weights) X(score_batch_rows) X(max_batch_age_ms)            \
-          X(max_inflight) X(graph_threads) X(budget_bytes) X(max_batch_bytes) X(max_frame_bytes) \
-              X(max_model_bytes) X(max_rows) X(loader_window) X(heartbeat_ms) X(liveness_ms)     \
-                  X(score_deadline_ms) X(drain_ms) X(http) X(log_level) X(log_format) X(log_file)
+// clang-format off
+#define SIFTD_CONFIG_FIELDS(X)                                                                \
+  X(endpoint) X(port_file) X(name) X(job) X(insecure_plaintext)                               \
+  X(artifact) X(allow_artifact_upload) X(device) X(lanes) X(threads)                          \
+  X(refuse_non_finite_weights) X(score_batch_rows) X(max_batch_age_ms)                        \
+  X(max_inflight) X(graph_threads) X(budget_bytes) X(max_batch_bytes)                         \
+  X(max_frame_bytes) X(max_model_bytes) X(max_rows) X(loader_window)                          \
+  X(heartbeat_ms) X(liveness_ms) X(score_deadline_ms) X(drain_ms)                             \
+  X(http) X(log_level) X(log_format) X(log_file)
+// clang-format on
 
 class Collector final : public google::protobuf::io::ErrorCollector {
  public:

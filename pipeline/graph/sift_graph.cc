@@ -190,7 +190,7 @@ void SiftGraph::Impl::Batch(const BatcherInput& in, BatcherNode::output_ports_ty
   for (ScoreGroupPtr& group : ready) {
     scoring.fetch_add(1);
     for (std::size_t i = 0; i < group->batches.size(); ++i) score_clock.Enter();
-    std::get<0>(out).try_put(std::move(group));
+    std::get<0>(out).try_put(group);
   }
 }
 
@@ -247,7 +247,7 @@ void SiftGraph::Submit(ScoredBatchPtr batch) {
   impl_->inflight.fetch_add(1);
   impl_->before_batcher.fetch_add(1);
   impl_->decode_clock.Enter();
-  impl_->entry->try_put(std::move(batch));
+  impl_->entry->try_put(batch);
 }
 
 void SiftGraph::Tick() {

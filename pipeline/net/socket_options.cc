@@ -6,7 +6,8 @@
 namespace siftd::net {
 namespace {
 
-constexpr std::size_t kCopyBelow = 16 * 1024;  // bytes; sharing costs an allocation and a refcount
+constexpr std::size_t kCopyBelow =
+    std::size_t{16} * 1024;  // bytes; sharing costs an allocation and a refcount
 
 }  // namespace
 

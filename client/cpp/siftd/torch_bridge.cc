@@ -70,7 +70,10 @@ Result<std::vector<Tensor>> NamedWeights(const ArtifactManifest& manifest,
     const auto it = tensors.find(name);
     const std::string wanted = ToString(TensorSpec{entry.name, entry.dtype, entry.shape});
     if (it == tensors.end())
-      return InvalidArgument("the module has no '" + name + "'; the scorer takes " + wanted);
+      return InvalidArgument(std::string("the module has no '")
+                                 .append(name)
+                                 .append("'; the scorer takes ")
+                                 .append(wanted));
     if (it->second.sizes() != at::IntArrayRef(entry.shape) ||
         FromScalarType(it->second.scalar_type()) != entry.dtype) {
       return InvalidArgument("the module has " + Describe(name, it->second) +
