@@ -79,6 +79,11 @@ void ClientLinks::Lose(std::size_t w, const std::string& why, MonoTime now) {
   GiveUp(w, was_open, why, now);
 }
 
+void ClientLinks::NotSent(std::size_t w, MonoTime now) {
+  if (open(w)) return Lose(w, "takes no more messages", now);
+  links_[w].session->NotSent(now);
+}
+
 void ClientLinks::GiveUp(std::size_t w, bool was_open, const std::string& why, MonoTime now) {
   // What was still to be sent belongs to the session that is gone.
   std::erase_if(sends_, [w](const ClientSend& s) { return s.worker == w; });
@@ -122,7 +127,7 @@ std::string ClientLinks::Missing(MonoTime now) const {
     if (!text.empty()) text += ", ";
     const bool greeting = link.session->state() == ClientSession::State::kGreeting;
     text += link.name + (greeting ? ": no Welcome since " : ": not connected since ") +
-            ElapsedText(now - link.session->since());
+            ElapsedText(now - link.session->down_since());
   }
   return text;
 }

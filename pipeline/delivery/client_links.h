@@ -43,6 +43,8 @@ class ClientLinks {
   void Name(std::size_t w, std::string name) { links_[w].name = std::move(name); }
   void OnMessage(std::size_t w, Message& message, MonoTime now);
   void Lose(std::size_t w, const std::string& why, MonoTime now);
+  // The socket does not take a message: nobody is connected yet, or its queue is full.
+  void NotSent(std::size_t w, MonoTime now);
   // Deadlines, heartbeats, Hellos that are due.
   void OnTick(MonoTime now);
   // session is filled in. REQUIRES: open(w)

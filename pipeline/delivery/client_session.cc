@@ -8,6 +8,7 @@ namespace {
 
 constexpr double kFirstBackoffSeconds = 0.1;
 constexpr double kLastBackoffSeconds = 5.0;
+constexpr Duration kGreetAgain = milliseconds(50);  // while the socket connects
 
 Code CodeOf(ErrorCode code) {
   switch (code) {
@@ -43,6 +44,7 @@ ClientSession::ClientSession(ClientIdentity* identity, Duration hello_deadline, 
       jitter_(static_cast<std::minstd_rand::result_type>(seed ^ (seed >> 32))) {}
 
 void ClientSession::Enter(State state, MonoTime now) {
+  if (state_ == State::kOpen || id_.counter == 0) down_since_ = now;
   state_ = state;
   since_ = now;
 }
@@ -52,10 +54,17 @@ std::optional<ClientSession::Greeting> ClientSession::Greet(MonoTime now) {
   const bool reopen = greeted_;
   greeted_ = true;
   greeted_unwelcomed_ = !identity_->welcomed;
-  id_ = {identity_->incarnation, id_.counter + 1};
   sent_ = now;
   Enter(State::kGreeting, now);
+  id_ = {identity_->incarnation, id_.counter + 1};
   return Greeting{id_, reopen};
+}
+
+void ClientSession::NotSent(MonoTime now) {
+  if (state_ != State::kGreeting) return;
+  greeted_ = false;
+  next_greeting_ = now + kGreetAgain;
+  Enter(State::kWaiting, now);
 }
 
 bool ClientSession::Heard(const SessionId& id, MonoTime now) {

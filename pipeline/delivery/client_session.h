@@ -40,6 +40,9 @@ class ClientSession {
   bool OnWelcome(const Welcome& welcome, MonoTime now);
   enum class Effect { kNone, kLost, kFailed };
   Effect OnError(const ErrorMessage& error, MonoTime now);
+  // The Hello found no connection: it is said again shortly, on the same socket, which goes on
+  // connecting. A new socket each time would never be connected by then.
+  void NotSent(MonoTime now);
   // Back off, then greet anew.
   void Lose(MonoTime now);
   // Why the session should be given up now: no Welcome, or silence. Empty: it should not.
@@ -57,8 +60,8 @@ class ClientSession {
   const Status& failure() const { return failure_; }
   // When the peer last said anything in the session in force.
   MonoTime heard() const { return heard_; }
-  // When the state began.
-  MonoTime since() const { return since_; }
+  // Since when no session is in force. REQUIRES: !open()
+  MonoTime down_since() const { return down_since_; }
 
  private:
   void Enter(State state, MonoTime now);
@@ -72,7 +75,8 @@ class ClientSession {
   int attempts_ = 0;                 // since the last Welcome
   SessionId id_;
   Welcome welcome_;
-  MonoTime since_{};
+  MonoTime since_{};  // of the state
+  MonoTime down_since_{};
   MonoTime next_greeting_ = MonoTime::min();
   MonoTime heard_{};
   MonoTime sent_{};

@@ -35,6 +35,8 @@ void LoaderCore::OnLinkLost(std::size_t w, const std::string& why, MonoTime now)
   impl_->links.Lose(w, why, now);
 }
 
+void LoaderCore::OnNotSent(std::size_t w, MonoTime now) { impl_->links.NotSent(w, now); }
+
 void LoaderCore::OnTick(MonoTime now) {
   impl_->links.OnTick(now);
   impl_->TakeBackLate(now);

@@ -64,6 +64,8 @@ class LoaderCore {
   void OnMessage(std::size_t w, Message message, MonoTime now);
   // The socket failed, or its bytes made no sense.
   void OnLinkLost(std::size_t w, const std::string& why, MonoTime now);
+  // The socket took no message: see ClientLinks.
+  void OnNotSent(std::size_t w, MonoTime now);
   void OnTick(MonoTime now);
 
   // The run's position once known (again after each new run); taking it clears it.

@@ -78,6 +78,8 @@ void PublisherCore::OnLinkLost(std::size_t w, const std::string& why, MonoTime n
   impl_->links.Lose(w, why, now);
 }
 
+void PublisherCore::OnNotSent(std::size_t w, MonoTime now) { impl_->links.NotSent(w, now); }
+
 void PublisherCore::OnTick(MonoTime now) {
   Impl& m = *impl_;
   for (std::size_t w = 0; w < m.peers.size(); ++w) {

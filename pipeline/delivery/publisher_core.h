@@ -61,6 +61,8 @@ class PublisherCore {
   void NameWorker(std::size_t w, const std::string& name);
   void OnMessage(std::size_t w, Message message, MonoTime now);
   void OnLinkLost(std::size_t w, const std::string& why, MonoTime now);
+  // The socket took no message: see ClientLinks.
+  void OnNotSent(std::size_t w, MonoTime now);
   void OnTick(MonoTime now);
   // Replaces the version to send; transfers that already began run to their end.
   void Offer(std::shared_ptr<const ModelSnapshot> snapshot, MonoTime now);

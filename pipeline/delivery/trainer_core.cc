@@ -85,6 +85,11 @@ void TrainerCore::OnLinkLost(std::size_t w, const std::string& why, MonoTime now
   impl_->links.Lose(w, why, now);
 }
 
+void TrainerCore::OnNotSent(std::size_t w, MonoTime now) {
+  impl_->now = now;
+  impl_->links.NotSent(w, now);
+}
+
 void TrainerCore::OnTick(MonoTime now) {
   impl_->now = now;
   impl_->links.OnTick(now);
@@ -247,6 +252,12 @@ void TrainerCore::Finish(MonoTime now) {
     m.peers[w].goodbye_at = now;
     m.links.Send(w, Goodbye{{}, GoodbyeReason::kDone, m.options.run}, now);
   }
+}
+
+void TrainerCore::Leave(MonoTime now) {
+  impl_->now = now;
+  impl_->Flush(now);
+  impl_->links.Leave(GoodbyeReason::kLeaving, impl_->options.run, now);
 }
 
 bool TrainerCore::Idle() const {

@@ -58,6 +58,8 @@ class TrainerCore {
   void NameWorker(std::size_t w, const std::string& name);
   void OnMessage(std::size_t w, Message message, MonoTime now);
   void OnLinkLost(std::size_t w, const std::string& why, MonoTime now);
+  // The socket took no message: see ClientLinks.
+  void OnNotSent(std::size_t w, MonoTime now);
   void OnTick(MonoTime now);
   // `emptied`: keys all of whose rows left the buffer; their credit returns. `buffered_rows` = rows
   // that the assembler holds now; also to be told once for rows restored from a state.
@@ -66,6 +68,8 @@ class TrainerCore {
   // Goodbye(done) to all workers, relayed to the loaders. From now on what arrives is acked and
   // dropped.
   void Finish(MonoTime now);
+  // Says Goodbye(leaving) everywhere: this process ends, the run does not.
+  void Leave(MonoTime now);
   // After Finish: all acks are out, and every worker was heard a heartbeat interval after its
   // Goodbye. A worker that is not connected keeps it false: the caller's linger deadline ends the
   // wait.

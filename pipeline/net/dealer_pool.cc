@@ -8,6 +8,12 @@
 
 namespace siftd {
 
+namespace {
+
+constexpr int kLingerMs = 200;  // for Goodbyes; a peer that is gone costs its client no more
+
+}  // namespace
+
 struct DealerPool::Impl {
   explicit Impl(const DealerOptions& o) : options(o) {}
 
@@ -38,7 +44,9 @@ struct DealerPool::Impl {
 };
 
 DealerPool::DealerPool(const DealerOptions& options) : impl_(std::make_unique<Impl>(options)) {}
-DealerPool::~DealerPool() = default;
+DealerPool::~DealerPool() {
+  for (Impl::Link& link : impl_->links) link.socket->set(zmq::sockopt::linger, kLingerMs);
+}
 
 Result<std::size_t> DealerPool::Add(const std::string& endpoint) {
   try {

@@ -23,6 +23,7 @@ struct DealerOptions {
 class DealerPool {
  public:
   explicit DealerPool(const DealerOptions& options = {});
+  // Messages that were just sent get 200 ms to leave.
   ~DealerPool();
   DealerPool(const DealerPool&) = delete;
   DealerPool& operator=(const DealerPool&) = delete;

@@ -133,7 +133,7 @@ class ClientIo {
       for (const auto& send : actions.sends) {
         if (pool_.Send(send.worker, Encode(send.message)) == DealerPool::Sent::kSent) continue;
         lock.lock();
-        core_->OnLinkLost(send.worker, "takes no more messages", now);
+        core_->OnNotSent(send.worker, now);
         lock.unlock();
       }
       if (hooks_.acted) hooks_.acted(actions);

@@ -57,7 +57,7 @@ struct LoaderClient::Impl {
            {[this](MonoTime) { OnTurn(); }, [this](auto& a) { Acted(a); }, {}}) {}
 
   void OnTurn() {
-    if (leaving) core.Leave(Now());
+    if (std::exchange(leaving, false)) core.Leave(Now());
     changed.notify_all();
   }
   void Acted(LoaderActions& actions) {

@@ -52,7 +52,7 @@ struct ModelPublisher::Impl {
   }
 
   void OnTurn() {
-    if (leaving) core.Leave(Now());
+    if (leaving && !std::exchange(left, true)) core.Leave(Now());
     changed.notify_all();
   }
   void Acted(const PublisherActions& actions);
@@ -72,6 +72,7 @@ struct ModelPublisher::Impl {
   };
   std::deque<Refusal> refusals;
   bool leaving = false;
+  bool left = false;
   ClientIo<PublisherCore> io;
   Thread sealer;
 };

@@ -112,6 +112,7 @@ struct TrainerClient::Impl {
   bool run_over = false;   // and `ready` holds all that there was
   bool finishing = false;
   bool finished = false;
+  bool leaving = false;
   std::uint64_t steps = 0;
   std::uint64_t epoch_steps = 0;
   std::uint32_t epoch = 0;  // steps_per_epoch: counted here
@@ -137,6 +138,7 @@ Status TrainerClient::Impl::Restore() {
 void TrainerClient::Impl::OnTurn(MonoTime now) {
   core.SetStep(steps);
   if (finishing && !std::exchange(finished, true)) core.Finish(now);
+  if (std::exchange(leaving, false)) core.Leave(now);
   waiting_for = ready.empty() ? core.WaitingFor(now) : "";
   changed.notify_all();
 }
@@ -205,7 +207,13 @@ Result<std::unique_ptr<TrainerClient>> TrainerClient::Connect(TrainerOptions opt
   return std::unique_ptr<TrainerClient>(new TrainerClient(std::move(impl)));
 }
 
-TrainerClient::~TrainerClient() { impl_->io.Stop(); }
+TrainerClient::~TrainerClient() {
+  {
+    const std::lock_guard lock(impl_->mu);
+    impl_->leaving = true;
+  }
+  impl_->io.Stop();
+}
 
 std::uint64_t TrainerClient::run() const { return impl_->options.run; }
 

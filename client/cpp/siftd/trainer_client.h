@@ -72,7 +72,7 @@ struct TrainerItem {
 class TrainerClient {
  public:
   static Result<std::unique_ptr<TrainerClient>> Connect(TrainerOptions options);
-  // Without Finish: the loaders keep their leases and wait for the next run.
+  // Says Goodbye. Without Finish the loaders keep their leases and wait for the next run.
   ~TrainerClient();
 
   // The run id in force: give it to ModelPublisher and to the other ranks.

@@ -119,6 +119,18 @@ TEST(TrainerClient, AStateGoesThroughAClientUnchanged) {
   EXPECT_EQ(now.half->tensors[0].bytes.view(), half.tensors[0].bytes.view());
 }
 
+// Bug: woken before its socket was connected, it never got its Hello out.
+TEST(ModelPublisher, SaysHelloAlsoWhenItHasSomethingToSendAtOnce) {
+  const auto router = Bind();
+  auto publisher =
+      ModelPublisher::Connect({.client = {.endpoints = {router->BoundEndpoint()}}, .run = 5});
+  ASSERT_TRUE(publisher.ok());
+  for (int i = 0; i < 20; ++i) ASSERT_TRUE((*publisher)->Publish(0, {}).ok());
+  const auto message = First(*router);
+  ASSERT_TRUE(message.ok()) << message.status().ToString();
+  EXPECT_TRUE(std::holds_alternative<Hello>(*message));
+}
+
 TEST(ModelPublisher, ADeadlineNamesThePeerAndTheStage) {
   const auto router = Bind();
   auto publisher =

@@ -52,6 +52,22 @@ TEST_F(ClientSessionTest, GreetsAtOnceOnTheFirstSocket) {
   EXPECT_TRUE(session.open());
 }
 
+// Bug: each attempt opened a new socket and spoke at once, before it could be connected, for ever.
+TEST_F(ClientSessionTest, AHelloThatFindsNoConnectionIsSaidAgainOnTheSameSocket) {
+  const auto first = session.Greet(kStart);
+  session.NotSent(kStart);
+  EXPECT_FALSE(session.Greet(kStart)) << "not at once";
+  const auto again = session.Greet(kStart + milliseconds(50));
+  ASSERT_TRUE(again);
+  EXPECT_FALSE(again->reopen);
+  EXPECT_GT(again->id, first->id);
+  session.Lose(kStart + milliseconds(60));
+  const auto anew = session.Greet(kStart + milliseconds(300));
+  ASSERT_TRUE(anew);
+  EXPECT_TRUE(anew->reopen);
+  EXPECT_EQ(session.down_since(), kStart) << "none of it was a session";
+}
+
 TEST_F(ClientSessionTest, ALostSessionComesBackWithAHigherIdOnANewSocket) {
   const SessionId first = Open(kStart);
   session.Lose(kStart);
