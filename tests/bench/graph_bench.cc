@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Time of a batch through the whole flow graph, with a scorer that answers at once on its own
-// thread: what the graph costs beside the forward.
+// Time of a batch through the whole flow graph, with a scorer that answers at once: what the graph
+// costs beside the forward.
 #include <benchmark/benchmark.h>
 
 #include <atomic>

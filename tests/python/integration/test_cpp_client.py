@@ -100,7 +100,9 @@ def test_a_cpp_trainer_learns_from_what_cpp_loaders_send(
     assert closing and int(closing[1]) == int(closing[2]) == rows[0]
     for line in told:
         offered, settled = map(int, re.findall(r"(\d+)", line))
-        assert offered == settled > 0
+        assert offered == epochs * -(-len(x) // 2 // 32)
+        # The trainer's Goodbye may overtake the last settlements on another connection.
+        assert 0 < settled <= offered
     with torch.no_grad():
         confident = torch.jit.load(str(trained))(x, y)[0]
     chance = torch.log(torch.tensor(float(CLASSES)))
