@@ -28,9 +28,8 @@ def cpp(pattern: str) -> list[dict[str, Any]]:
     )
     results: list[dict[str, Any]] = json.loads(out.stdout)["benchmarks"]
     for r in results:
-        per_row = f"  {1e9 * r['ns_per_row']:7.1f} ns/row" if "ns_per_row" in r else ""
-        rate = f"  {r['items_per_second'] / 1e6:8.2f} M/s" if "items_per_second" in r else ""
-        print(f"{r['name']:32} {r['real_time']:12.0f} {r['time_unit']}{per_row}{rate}")
+        per_item = f"  {1e9 / r['items_per_second']:9.1f} ns an item" if "items_per_second" in r else ""
+        print(f"{r['name']:32} {r['real_time']:12.0f} {r['time_unit']} a call{per_item}")
     return results
 
 
@@ -42,8 +41,8 @@ def step() -> dict[str, Any]:
 
 
 BENCHES: dict[str, tuple[str, Callable[[], Any]]] = {
-    "select": ("time of each policy by row", lambda: cpp("Uniform|Confidence|ComposerRank|TopK|LossCdf")),
-    "graph": ("time of a batch through the flow graph", lambda: cpp("Graph")),
+    "select": ("time of each policy; an item is a row", lambda: cpp("Uniform|Confidence|ComposerRank|TopK|LossCdf")),
+    "graph": ("time through the flow graph; an item is a batch", lambda: cpp("Graph")),
     "wire": ("time to encode and decode a message", lambda: cpp("Candidates")),
     "step": ("step time with siftd against the same loop without", step),
 }
