@@ -101,10 +101,13 @@ bool WorkerCore::Impl::CheckJob(PeerHandle from, const Hello& hello) {
   }
   if (hello.has_job_spec && !hello.job_spec.artifact_sha256.empty() && !artifact_sha256.empty() &&
       hello.job_spec.artifact_sha256 != artifact_sha256 && !options.artifact_upload) {
-    Refuse(from, hello.session, ErrorCode::kJobMismatch,
-           "artifact_sha256 is " + hello.job_spec.artifact_sha256 + "; this worker has " +
-               artifact_sha256,
-           "start the worker with the artifact of this job, or with allow_artifact_upload", true);
+    Refuse(
+        from, hello.session, ErrorCode::kJobMismatch,
+        "artifact_sha256 is " + hello.job_spec.artifact_sha256 + "; this worker has " +
+            artifact_sha256,
+        "every export differs: give the trainer the worker's own (scorer=siftd.Scorer.load(FILE)), "
+        "or start the worker with --allow-artifact-upload",
+        true);
     return false;
   }
   if (hello.run == run && job != nullptr && hello.has_job_spec) {

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,6 +112,17 @@ def test_dict_batches_tied_weights_buffers_and_other_lengths() -> None:
     logits = model(other["input_ids"], other["attention_mask"])["logits"]
     want = F.cross_entropy(logits, other["labels"], reduction="none").detach()
     torch.testing.assert_close(out["loss"], want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_saved_scorer_is_loaded_again(tmp_path: Path) -> None:
+    scorer = siftd.export_scorer(toy_model(), "cross_entropy", (X, Y))
+    again = siftd.Scorer.load(scorer.save(tmp_path / "scorer.pt"))
+    assert again == scorer
+    (tmp_path / "none.pt").write_bytes(b"nothing")
+    torch.jit.save(torch.jit.trace(nn.Linear(8, 5), X), str(tmp_path / "plain.pt"))
+    for name in ("none.pt", "plain.pt"):
+        with pytest.raises(ConfigError, match="export_scorer"):
+            siftd.Scorer.load(tmp_path / name)
 
 
 def test_targets_can_be_named() -> None:

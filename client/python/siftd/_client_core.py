@@ -32,6 +32,7 @@ class ClientCore:
         self.incarnation = incarnation
         self.actions = Actions()
         self.sessions: list[ClientSession] = []
+        self.names: list[str] = []  # how texts call the workers
         self.failure = ""  # nothing more will happen with any worker
         self.step = 0
         self.errors: list[str] = []  # told by workers, newest last
@@ -56,8 +57,9 @@ class ClientCore:
         """Each tick, after the sessions."""
 
     # Common.
-    def add_worker(self, now: float) -> None:
+    def add_worker(self, now: float, name: str = "") -> None:
         self.sessions.append(ClientSession(self.incarnation, now))
+        self.names.append(name or f"worker {len(self.names)}")
 
     def send(self, worker: int, message: Any, payload: Sequence[Any], now: float) -> None:
         session = self.sessions[worker]
@@ -73,7 +75,7 @@ class ClientCore:
     def lose(self, worker: int, why: str, now: float) -> None:
         session = self.sessions[worker]
         if session.open:
-            self.actions.log.append(f"worker {worker} lost: {why}")
+            self.actions.log.append(f"{self.names[worker]} lost: {why}")
             session.lost(now)
             self.on_lost(worker, now)
         else:
@@ -103,12 +105,12 @@ class ClientCore:
         self.errors.append(f"{name}: {error.text}")
         del self.errors[:-100]
         if error.code not in _SESSION_ERRORS:
-            self.actions.log.append(f"worker {worker} says {name}: {error.text} {error.hint}")
+            self.actions.log.append(f"{self.names[worker]} says {name}: {error.text} {error.hint}")
             return
         was_open = session.open
         session.on_error(error, now)
         if session.failure:
-            self.actions.log.append(f"worker {worker} refused: {session.failure}")
+            self.actions.log.append(f"{self.names[worker]} refused: {session.failure}")
             if all(s.failure for s in self.sessions):
                 self.failure = session.failure
         if was_open:

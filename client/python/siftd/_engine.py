@@ -24,6 +24,7 @@ from siftd._info import BatchInfo, Piece, Stats
 from siftd._ledger import IntervalSet, Ledger
 from siftd._loader_core import Lease, LoaderCore, Verdicted
 from siftd._source import Candidate, End, Feed
+from siftd._state import PieceParts
 from siftd._wire import wire_pb2
 from siftd._wire_tensor import pack
 from siftd.errors import StructureError
@@ -106,6 +107,23 @@ class Engine:
             self.ready.clear()
             self.ledger.close_pass(self.pass_number)
             return feed
+
+    def rows_to_save(self, last: BatchInfo | None, now: int | None, pad: Mapping[str, float]) -> list[dict[str, Any]]:
+        """Untrained rows that a repeat of pass `now` would not bring back: those of the one key of which some rows are
+        trained (in `last`, the batch in hand), and those carried over from earlier passes. Fewer than a batch but for
+        what is ready to be handed out. REQUIRES: lock held"""
+        half = None
+        if last is not None and last.keys:
+            number, seq, _ = last.keys[-1]
+            half = (number, seq) if self.ledger.untrained_of((number, seq)) > 0 else None
+        parts = PieceParts()
+        for item in self.ready:
+            if item.flat is not None and item.info is not None:
+                parts.add_batch(item.flat, item.info, lambda key: key == half or key[0] != now)
+        for key, _, flat, info in self.assembler.unhanded():
+            if key == half or key[0] != now:
+                parts.add(key, flat, info)
+        return parts.saved(pad)
 
     def pop(self) -> Ready | None:
         """The next batch, if one is there. REQUIRES: lock held"""

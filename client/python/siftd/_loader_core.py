@@ -168,8 +168,8 @@ class LoaderCore(ClientCore):
             hello.job_spec.CopyFrom(o.job_spec)
         return hello
 
-    def add_worker(self, now: float) -> None:
-        super().add_worker(now)
+    def add_worker(self, now: float, name: str = "") -> None:
+        super().add_worker(now, name)
         self._accounts.append(_Account())
 
     def heartbeat(self) -> Any:

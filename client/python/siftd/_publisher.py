@@ -50,8 +50,8 @@ class PublisherCore(ClientCore):
     def heartbeat(self) -> Any:
         return wire_pb2.Heartbeat(run=self.run, step=self.step)
 
-    def add_worker(self, now: float) -> None:
-        super().add_worker(now)
+    def add_worker(self, now: float, name: str = "") -> None:
+        super().add_worker(now, name)
         self._transfers.append(_Transfer())
 
     def offer(self, snapshot: Snapshot, now: float) -> None:
@@ -65,9 +65,10 @@ class PublisherCore(ClientCore):
             has_artifact=not welcome.needs_artifact,
             applied=welcome.model_version if welcome.run == self.run else 0,
         )
-        if session.welcome.needs_artifact and not session.welcome.artifact_upload:
+        if welcome.needs_artifact and not welcome.artifact_upload:
             self._refused(
                 worker,
+                0,
                 "it has no scorer, or another one, and takes none over the wire; start it with "
                 "--artifact FILE (Scorer.save) or --allow-artifact-upload",
             )
@@ -76,8 +77,9 @@ class PublisherCore(ClientCore):
     def on_lost(self, worker: int, now: float) -> None:
         self._transfers[worker] = _Transfer()
 
-    def _refused(self, worker: int, text: str) -> None:
-        self.refusals.append(f"worker {worker}: {text}")
+    def _refused(self, worker: int, version: int, text: str) -> None:
+        self._transfers[worker].refused = version
+        self.refusals.append(f"{self.names[worker]}: {text}")
         del self.refusals[:-20]
         self.actions.log.append(self.refusals[-1])
 
@@ -92,8 +94,7 @@ class PublisherCore(ClientCore):
         else:
             artifact = t.snapshot.begin.kind == wire_pb2.MODEL_KIND_ARTIFACT
             if message.state == wire_pb2.MODEL_STATE_REFUSED:
-                t.refused = message.version
-                self._refused(worker, f"refused version {message.version}: {message.text}")
+                self._refused(worker, message.version, f"refused version {message.version}: {message.text}")
             elif artifact:
                 t.has_artifact = True
             else:
@@ -130,12 +131,18 @@ class PublisherCore(ClientCore):
 
     def _next(self, t: _Transfer) -> Snapshot | None:
         if not t.has_artifact:
-            return self.artifact if t.refused != 0 else None
+            return self.artifact if t.refused < 0 else None  # code goes only where it is welcome
         s = self.snapshot
         return s if s is not None and s.begin.version > max(t.applied, t.refused) else None
 
     def applied(self, version: int) -> int:
         return sum(t.applied >= version for t in self._transfers)
+
+    @property
+    def hopeless(self) -> bool:
+        """Every worker refused what it was sent, or this publisher."""
+        pairs = zip(self._transfers, self.sessions, strict=True)
+        return all((t.refused >= 0 and t.applied == 0) or bool(s.failure) for t, s in pairs)
 
 
 class Publisher:
@@ -177,15 +184,14 @@ class Publisher:
             self._applied.notify_all()
 
     def wait(self, version: int, timeout: float, workers: int = 1) -> bool:
-        """Until at least `workers` workers use `version` or a newer one; False: the deadline passed."""
+        """Until at least `workers` workers use `version` or a newer one; False: the deadline passed, or none will."""
+
+        def over() -> bool:
+            enough = self.core.applied(version) >= workers
+            return enough or self.core.hopeless or bool(self.core.failure) or not self._io.alive
+
         with self._applied:
-            return (
-                self._applied.wait_for(
-                    lambda: self.core.applied(version) >= workers or bool(self.core.failure) or not self._io.alive,
-                    timeout,
-                )
-                and self.core.applied(version) >= workers
-            )
+            return self._applied.wait_for(over, timeout) and self.core.applied(version) >= workers
 
     def close(self) -> None:
         self._leaving = True

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from siftd import _structure
-from siftd._info import Piece
+from siftd._info import BatchInfo, Piece
 
 # Arrays of BatchInfo, by row, with their types.
 INFO_FIELDS: dict[str, Any] = {
@@ -39,6 +39,28 @@ def save_piece(
         "whole": dict(flat.whole),
         "info": {n: np.concatenate([i[n] for _, i in parts]).tolist() for n in INFO_FIELDS},
     }
+
+
+class PieceParts:
+    """Rows of candidate batches, gathered from where they wait, oldest first."""
+
+    def __init__(self) -> None:
+        self._parts: dict[tuple[Any, int], list[tuple[_structure.Flat, dict[str, Any]]]] = {}
+
+    def add(self, key: tuple[Any, int], flat: _structure.Flat, info: dict[str, Any]) -> None:
+        self._parts.setdefault(key, []).append((flat, info))
+
+    def add_batch(self, flat: _structure.Flat, info: BatchInfo, wanted: Callable[[tuple[Any, int]], bool]) -> None:
+        """The rows of an assembled batch whose key is wanted."""
+        at = 0
+        for where, seq, rows in info.keys:
+            if wanted((where, seq)):
+                cut = {n: getattr(info, n)[at : at + rows] for n in INFO_FIELDS}
+                self.add((where, seq), flat.slice(at, at + rows), cut)
+            at += rows
+
+    def saved(self, pad: Mapping[str, float]) -> list[dict[str, Any]]:
+        return [save_piece(key, pieces, pad) for key, pieces in self._parts.items()]
 
 
 def load_piece(saved: dict[str, Any]) -> Piece:

@@ -117,6 +117,15 @@ def rebuild(flat: Flat) -> Any:
     return _rebuild(flat.spec, flat)
 
 
+def hand_out(flat: Flat, device: torch.device | str | None, pin_memory: bool) -> Any:
+    """The batch as the user asked for it."""
+    if pin_memory:
+        flat.tensors = {n: t.pin_memory() for n, t in flat.tensors.items()}
+    if device is not None:
+        flat.tensors = {n: t.to(device, non_blocking=True) for n, t in flat.tensors.items()}
+    return rebuild(flat)
+
+
 def _rebuild(spec: Any, flat: Flat) -> Any:
     if isinstance(spec, _Leaf):
         if spec.name in flat.tensors:

@@ -153,8 +153,8 @@ class TrainerCore(ClientCore):
     def heartbeat(self) -> Any:
         return wire_pb2.Heartbeat(run=self.options.run, step=self.step, decided=self.decided)
 
-    def add_worker(self, now: float) -> None:
-        super().add_worker(now)
+    def add_worker(self, now: float, name: str = "") -> None:
+        super().add_worker(now, name)
         self._grants.append(_Grant())
 
     def on_open(self, worker: int, died: bool, now: float) -> None:

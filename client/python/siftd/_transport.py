@@ -43,7 +43,7 @@ class Core(Protocol):
 
     actions: Actions
 
-    def add_worker(self, now: float) -> None: ...
+    def add_worker(self, now: float, name: str = "") -> None: ...
     def on_message(self, worker: int, message: Any, payload: list[memoryview], now: float) -> None: ...
     def on_link_lost(self, worker: int, why: str, now: float) -> None: ...
     def on_tick(self, now: float) -> None: ...
@@ -96,7 +96,7 @@ class IoThread:
         for endpoint in endpoints:
             if endpoint not in self._endpoints:
                 self._endpoints.append(endpoint)
-                self._core.add_worker(time.monotonic())
+                self._core.add_worker(time.monotonic(), endpoint)
 
     def endpoint(self, worker: int) -> str:
         return self._endpoints[worker]

@@ -17,6 +17,7 @@ from torch import nn
 
 from siftd import _structure
 from siftd import policy as policies
+from siftd._checks import in_range, seconds
 from siftd._engine import Engine, EngineOptions, Ready
 from siftd._feeder import FeederProcess
 from siftd._history import length_for
@@ -25,13 +26,14 @@ from siftd._ledger import IntervalSet
 from siftd._loader_core import LoaderCore, LoaderOptions
 from siftd._publisher import Publisher
 from siftd._session import new_incarnation
-from siftd._snapshot import Snapshotter, artifact_snapshot
+from siftd._sifted import Sifted
 from siftd._source import Feed, PassState, Source
 from siftd._spawn import LocalWorkers, plan
-from siftd._state import INFO_FIELDS, load_piece, save_piece
+from siftd._state import load_piece
 from siftd._transport import IoThread
+from siftd._weights import WeightsSync
 from siftd._wire import wire_pb2
-from siftd.errors import ConfigError, SiftdTimeoutError, StateError, WorkerError
+from siftd.errors import ConfigError, SiftdError, SiftdTimeoutError, StateError, WorkerError
 from siftd.export import Loss, Scorer, export_scorer
 
 STATE_SCHEMA = 1
@@ -46,7 +48,7 @@ class _Sampler:
         self.set_epoch = set_epoch
 
 
-class SiftingDataLoader:
+class SiftingDataLoader(Sifted):
     """Wraps a DataLoader and hands out batches of the samples that are worth a training step.
 
         loader = siftd.SiftingDataLoader(loader, model=model, loss="cross_entropy", workers="auto")
@@ -79,6 +81,8 @@ class SiftingDataLoader:
       ids: callable(batch) -> sample ids; default: the dataset index where the sampler shows it.
       pad: fill value by field name for batches with different trailing sizes.
       targets: fields that are targets, where the names don't tell.
+      scorer: an export of this model and loss, as workers that take none over the wire were started with
+        (siftd.Scorer.load(FILE)); default: exported at the first batch.
       feeder_process: pull the loader in a process of its own, outside of this one's GIL.
       on_decision: called on a background thread with (scores [n] float32, kept rows [k] int64) of each decision.
 
@@ -112,25 +116,22 @@ class SiftingDataLoader:
         ids: Callable[[Any], Sequence[int]] | None = None,
         pad: Mapping[str, float] | None = None,
         targets: Sequence[str] | None = None,
+        scorer: Scorer | None = None,
         feeder_process: bool = False,
         job: str = "default",
         on_decision: Callable[[Any, Any], None] | None = None,
     ) -> None:
-        _in_range("sync_every", sync_every, 1, 10**6)
-        _in_range("prefetch", prefetch, 1, 1024)
-        for name, value in (("total_steps", total_steps), ("steps_per_epoch", steps_per_epoch)):
-            if value is not None:
-                _in_range(name, value, 1, 10**12)
-        _in_range("max_staleness_steps", max_staleness_steps, 0, 10**9)
-        for name, seconds in (
-            ("timeout", timeout),
-            ("starve_timeout", starve_timeout),
-            ("start_timeout", start_timeout),
+        in_range("sync_every", sync_every, 1, 10**6)
+        in_range("prefetch", prefetch, 1, 1024)
+        in_range("max_staleness_steps", max_staleness_steps, 0, 10**9)
+        for name, value, most in (
+            ("total_steps", total_steps, 10**12),
+            ("steps_per_epoch", steps_per_epoch, 10**12),
+            ("batch_size", batch_size, 1 << 20),
         ):
-            if not seconds > 0:
-                raise ConfigError(name, seconds, "> 0 seconds")
-        if batch_size is not None:
-            _in_range("batch_size", batch_size, 1, 1 << 20)
+            if value is not None:
+                in_range(name, value, 1, most)
+        seconds(timeout=timeout, starve_timeout=starve_timeout, start_timeout=start_timeout)
         policies.resolve(policy, beta=beta, keep=keep, total_steps=total_steps)  # fails here, not at the first batch
         if not isinstance(model, nn.Module):
             raise ConfigError("model", type(model).__name__, "a torch.nn.Module")
@@ -153,19 +154,17 @@ class SiftingDataLoader:
         self._feeder_process = feeder_process
         self.sampler = _Sampler(self.set_epoch)
         self.last_batch_info: BatchInfo | None = None
-        self.scorer: Scorer | None = None
+        self.scorer = scorer
         self.policy: policies.Policy | None = None
 
         self._pid = os.getpid()
         self._run = 0
         self._engine: Engine | None = None
         self._io: IoThread | None = None
-        self._publisher: Publisher | None = None
         self._local: LocalWorkers | None = None
-        self._snapshotter: Snapshotter | None = None
+        self._weights: WeightsSync | None = None
         self._feed: Feed | None = None
         self._closed = False
-        self._version = 0
         self._steps = 0
         self._step_called = False
         self._next_pass = 0
@@ -177,14 +176,9 @@ class SiftingDataLoader:
         self._epoch_steps = 0
 
     # ------------------------------------------------------------------ iteration
-    def __len__(self) -> int:
-        if self._steps_per_epoch is None:
-            raise TypeError("the length of a sifted epoch is not known; give steps_per_epoch=... to fix it")
-        return self._steps_per_epoch
-
     def set_epoch(self, epoch: int) -> None:
         """Epoch number of the next pass: feeds the coin, and the loader's own sampler."""
-        _in_range("epoch", epoch, 0, (1 << 32) - 1)
+        in_range("epoch", epoch, 0, (1 << 32) - 1)
         self._next_epoch = epoch
 
     def __iter__(self) -> Iterator[Any]:
@@ -281,12 +275,7 @@ class SiftingDataLoader:
                 return None
             self._begin_pass()
         self.last_batch_info = item.info
-        flat = item.flat
-        if self._pin_memory:
-            flat.tensors = {n: t.pin_memory() for n, t in flat.tensors.items()}
-        if self._device is not None:
-            flat.tensors = {n: t.to(self._device, non_blocking=True) for n, t in flat.tensors.items()}
-        batch = _structure.rebuild(flat)
+        batch = _structure.hand_out(item.flat, self._device, self._pin_memory)
         now = time.monotonic()
         with self._engine.lock:
             self._engine.stats.wait_seconds += now - began
@@ -325,7 +314,9 @@ class SiftingDataLoader:
         first = next(candidates, None)
         if first is None:
             raise ConfigError("loader", "empty", "a loader that gives at least one batch")
-        self.scorer = export_scorer(self._model, self._loss, _structure.rebuild(first.flat), targets=self._targets)
+        if self.scorer is None:
+            example = _structure.rebuild(first.flat)
+            self.scorer = export_scorer(self._model, self._loss, example, targets=self._targets)
         policy, beta, keep = self._policy_args
         with warnings.catch_warnings():
             warnings.simplefilter("ignore" if isinstance(policy, policies.Policy) else "default")
@@ -341,8 +332,7 @@ class SiftingDataLoader:
             )
         endpoints = self._endpoints()
         self._run = time.time_ns()
-        self._snapshotter = Snapshotter(self.scorer.state)
-        self._publisher = Publisher(endpoints, self._job, self._run, artifact_snapshot(self.scorer.archive, self._run))
+        self._weights = WeightsSync(endpoints, self._job, self._run, self.scorer, self._sync_every)
         core = LoaderCore(self._loader_options(first), new_incarnation())
         self._engine = Engine(
             EngineOptions(
@@ -361,18 +351,14 @@ class SiftingDataLoader:
         )
         self._io = IoThread("siftd-loader", endpoints, core, self._engine.turn)
         # What must end with this object, also when it is forgotten; none of it refers back to it.
-        self._finalizer = weakref.finalize(self, _shut, self._io, self._publisher, self._local, threading.get_ident())
-        self._publish(self._model)
-        self._publisher.start()
-        if not self._publisher.wait(1, self._start_timeout):
-            why = self._publisher.core.failure or "; ".join(self._publisher.core.refusals[-1:])
+        publisher = self._weights.publisher
+        self._finalizer = weakref.finalize(self, _shut, self._io, publisher, self._local, threading.get_ident())
+        try:
+            self._weights.start(self._model, self._steps, self._engine.history.sample(), self._start_timeout)
+        except SiftdError:
             self.close()
-            if why:
-                raise WorkerError(why)
-            raise SiftdTimeoutError(
-                ", ".join(endpoints), "taking the first weights", self._start_timeout,
-                "Check with `siftd status ENDPOINT` that workers run there, and their logs",
-            )  # fmt: skip
+            raise
+        self._engine.stats.model_versions = 1
         self._io.start()
 
         def again() -> Iterator[Any]:
@@ -423,26 +409,19 @@ class SiftingDataLoader:
         self._step_called = True
         self._engine.steps = self._steps
         self._engine.stats.steps = self._steps
-        if self._publisher is not None:
-            self._publisher.step = self._steps
         if self.last_batch_info is not None:
             self._engine.mark_trained(self.last_batch_info.ordinal)
-        if self._steps % self._sync_every == 0:
-            self._publish(self._model if model is None else model)
+        assert self._weights is not None
+        if self._weights.due(self._steps):
+            with self._engine.lock:
+                history = self._engine.history.sample()
+                self._engine.stats.model_versions += 1
+            self._weights.publish(self._model if model is None else model, self._steps, history)
         if not self._told_capacity and self._steps >= CAPACITY_AFTER:
             self._told_capacity = True
             text = self._engine.stats.capacity(len(self._engine.core.sessions))
             if text:
                 log.info("siftd: %s", text)
-
-    def _publish(self, model: nn.Module) -> None:
-        assert self._snapshotter is not None and self._publisher is not None and self._engine is not None
-        self._version += 1
-        snapshot = self._snapshotter.take(model, self._run, self._version, self._steps)
-        with self._engine.lock:
-            snapshot.begin.history.extend(self._engine.history.sample())
-            self._engine.stats.model_versions = self._version
-        self._publisher.offer(snapshot)
 
     # ------------------------------------------------------------------ what it tells
     def stats(self) -> Stats:
@@ -452,24 +431,8 @@ class SiftingDataLoader:
         with self._engine.lock:
             return Stats(**self._engine.stats.__dict__)
 
-    def summary(self) -> str:
-        """A few lines for people."""
-        s = self.stats()
-        lines = [
-            f"kept {s.keep_fraction:.1%} of {s.decided} candidate rows ({s.unsifted} unsifted), trained {s.trained}",
-            f"staleness {s.staleness:.1f} steps (at most {s.staleness_max}), {s.model_versions} model versions, "
-            f"waited {s.wait_seconds:.2f} s over {s.batches} batches",
-        ]
-        capacity = s.capacity(len(self._engine.core.sessions)) if self._engine is not None else ""
-        return "\n".join([*lines, *([capacity] if capacity else [])])
-
-    def progress_line(self) -> str:
-        s = self.stats()
-        wait = 1e3 * s.wait_seconds / max(1, s.batches)
-        return (
-            f"kept {s.keep_fraction:5.1%}  model v{s.model_versions}  stale {s.staleness:4.1f}  "
-            f"wait {wait:5.2f} ms/step"
-        )
+    def _workers_known(self) -> int:
+        return 0 if self._engine is None else len(self._engine.core.sessions)
 
     # ------------------------------------------------------------------ state
     def state_dict(self) -> dict[str, Any]:
@@ -504,33 +467,10 @@ class SiftingDataLoader:
                 }
                 intervals = engine.ledger.trained.get(self._pass.number)
                 state["trained"] = intervals.pairs() if intervals is not None else []
-            state["rows"] = self._rows_to_save()
+            now = None if self._pass is None else self._pass.number
+            state["rows"] = engine.rows_to_save(self.last_batch_info, now, self._pad)
             state["history"] = engine.history.sample()
         return state
-
-    def _rows_to_save(self) -> list[dict[str, Any]]:
-        """Untrained rows that a repeat of the pass would not bring back: those of the one key of which some rows are
-        trained, and those carried over from earlier passes. Fewer than a batch but for what is ready to be handed out.
-        REQUIRES: the engine's lock."""
-        engine = self._engine
-        assert engine is not None
-        half = None
-        if self.last_batch_info is not None and self.last_batch_info.keys:
-            number, seq, _ = self.last_batch_info.keys[-1]
-            half = (number, seq) if engine.ledger.untrained_of((number, seq)) > 0 else None
-        now = None if self._pass is None else self._pass.number
-        parts: dict[tuple[int, int], list[tuple[_structure.Flat, dict[str, Any]]]] = {}
-        for item in engine.ready:
-            at = 0
-            for number, seq, rows in item.info.keys if item.info is not None else ():
-                if item.flat is not None and ((number, seq) == half or number != now):
-                    info = {n: getattr(item.info, n)[at : at + rows] for n in INFO_FIELDS}
-                    parts.setdefault((number, seq), []).append((item.flat.slice(at, at + rows), info))
-                at += rows
-        for key, _, flat, info in engine.assembler.unhanded():
-            if key == half or key[0] != now:
-                parts.setdefault(key, []).append((flat, info))
-        return [save_piece(key, pieces, self._pad) for key, pieces in parts.items()]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Acts on the next iter(). {} does nothing. Raises StateError when the state is another loader's."""
@@ -556,17 +496,6 @@ class SiftingDataLoader:
         if self._engine is not None:
             self._cancel_pass()
             self._finalizer()
-
-    def __enter__(self) -> SiftingDataLoader:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-
-def _in_range(name: str, value: int, least: int, most: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ConfigError(name, value, f"a whole number in [{least}, {most}]")
 
 
 def _shut(io: IoThread, publisher: Publisher, local: LocalWorkers | None, owner: int) -> None:

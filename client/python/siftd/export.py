@@ -12,6 +12,7 @@ import copy
 import hashlib
 import io
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from google.protobuf.message import DecodeError
 from torch import nn
 
 from siftd import _structure
@@ -64,6 +66,25 @@ class Scorer:
         path = Path(path)
         path.write_bytes(self.archive)
         return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Scorer:
+        """What `save` wrote. Reads the manifest only: no code of the archive runs here."""
+        archive = Path(path).read_bytes()
+        manifest = artifact_pb2.ArtifactManifest()
+        try:
+            with zipfile.ZipFile(io.BytesIO(archive)) as file:
+                name = next(n for n in file.namelist() if n.endswith("/extra/siftd.manifest"))
+                manifest.ParseFromString(file.read(name))
+        except (zipfile.BadZipFile, StopIteration, DecodeError) as error:
+            raise ConfigError("scorer", str(path), "an archive that siftd.export_scorer(...).save wrote") from error
+        return cls(
+            archive,
+            hashlib.sha256(archive).hexdigest(),
+            tuple(manifest.columns),
+            tuple(i.name for i in manifest.inputs),
+            tuple(manifest.state),
+        )
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -228,9 +228,9 @@ def test_a_restarted_trainer_resumes_without_loss_or_repeat(pool: list[Worker]) 
                 break
         # It dies: no Goodbye.
         assert first._io is not None
-        assert first._publisher is not None
+        assert first._weights is not None
         first._io.stop()
-        first._publisher.close()
+        first._weights.publisher.close()
         with streaming(pool) as second:
             second.load_state_dict(state)
             ids += epoch_ids(second, data)
@@ -253,7 +253,7 @@ def test_stream_arguments_are_checked() -> None:
     example = (data.x, data.y)
     for options, text in (
         ({"endpoints": []}, "endpoints is []"),
-        ({"batch_size": 0}, "batch_size is 0; allowed: [1, 1048576]"),
+        ({"batch_size": 0}, "batch_size is 0; allowed: a whole number in [1, 1048576]"),
         ({"world": 2, "loader_count": 2}, "steps_per_epoch is None"),
         ({"rank": 1}, "rank is 1; allowed: [0, 0]"),
         ({"world": 3, "loader_count": 2, "steps_per_epoch": 1}, "loader_count is 2; allowed: [3, 65536]"),

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""StreamEngine: a stream's background. Rows that arrive are accepted, assembled into batches and kept apart by epoch.
+
+`turn` runs on the I/O thread; `lock` guards what it shares with the training loop's thread. Nothing here waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from siftd import _structure
+from siftd._assembler import Assembler
+from siftd._engine import Ready, piece_info
+from siftd._history import RecentScores
+from siftd._info import BatchInfo, Piece, Stats
+from siftd._ledger import IntervalSet, Ledger
+from siftd._state import PieceParts, load_piece
+from siftd._trainer_core import EpochMark, TrainerCore
+from siftd._wire import wire_pb2
+from siftd._wire_tensor import to_torch
+from siftd.errors import StructureError
+
+log = logging.getLogger("siftd")
+
+OnDecision = Callable[[np.ndarray[Any, Any], np.ndarray[Any, Any]], None]
+
+
+class StreamEngine:
+    def __init__(
+        self, batch_size: int, prefetch: int, drop_last: bool, pad: Mapping[str, float], history: RecentScores,
+        on_decision: OnDecision | None,
+    ) -> None:  # fmt: skip
+        self._batch_size, self._prefetch, self._drop_last = batch_size, prefetch, drop_last
+        self._pad, self._on_decision = pad, on_decision
+        self.core: TrainerCore | None = None  # set before the I/O thread starts
+        self.lock = threading.Condition()
+        self.assembler = Assembler(batch_size, pad)  # guarded by lock, like all below
+        self.ready: deque[Ready] = deque()
+        self.ledger = Ledger()
+        self.history = history
+        self.stats = Stats()
+        self.steps = 0
+        self.finishing = False
+        self.next_pass: dict[int, int] = {}  # by loader; restored
+        self._boundaries: deque[tuple[int, int]] = deque()  # (epoch, rows added when it was complete)
+        self._added = 0  # rows, to the assembler
+
+    # ------------------------------------------------------------ the caller's thread
+    def mark_trained(self, ordinal: int) -> None:
+        with self.lock:
+            self.stats.trained += self.ledger.mark_trained(ordinal)
+
+    def hand_out(self, item: Ready) -> None:
+        """`item` goes to the training loop. REQUIRES: lock held, a batch"""
+        s, info = self.stats, item.info
+        assert item.flat is not None and info is not None
+        s.batches += 1
+        s.handed_out += item.flat.rows
+        info.ordinal = s.batches
+        self.ledger.handed_out(s.batches, info.keys)
+        scored = info.model_version > 0
+        info.staleness = np.where(scored, np.maximum(0, self.steps - info.staleness), -1)
+        if scored.any():
+            s.staleness_sum += float(info.staleness[scored].mean())
+            s.staleness_max = max(s.staleness_max, int(info.staleness.max()))
+
+    def position(self, last: BatchInfo | None) -> dict[str, Any]:
+        """What is trained, and the untrained rows of the one key that is half trained; `last`: the batch in hand,
+        which counts as trained."""
+        with self.lock:
+            if last is not None:
+                self.stats.trained += self.ledger.mark_trained(last.ordinal)
+            # A pass is behind us once its end was handed out; until then its trained keys are told one by one.
+            next_pass = dict(self.next_pass)
+            for index, state in self.core.loaders.items() if self.core is not None else ():
+                number = state.next_pass
+                while number > next_pass.get(index, 0) and self._pending_of(index, number - 1):
+                    number -= 1
+                next_pass[index] = number
+            trained: dict[str, dict[str, list[list[int]]]] = {}
+            for (index, number), intervals in self.ledger.trained.items():
+                if number >= next_pass.get(index, 0):
+                    trained.setdefault(str(index), {})[str(number)] = intervals.pairs()
+            return {
+                "next_pass": {str(k): v for k, v in next_pass.items()},
+                "trained": trained,
+                "half": self._half_trained(last),
+                "history": self.history.sample(),
+            }
+
+    def _pending_of(self, index: int, number: int) -> bool:
+        """Rows of this pass wait to be handed out. REQUIRES: lock held"""
+        waiting = [p[0][0] for p in self.assembler.unhanded()]
+        waiting += [k[0] for r in self.ready if r.info is not None for k in r.info.keys]
+        return (index, number) in waiting
+
+    def _half_trained(self, last: BatchInfo | None) -> dict[str, Any] | None:
+        if last is None:
+            return None
+        where, seq, _ = last.keys[-1]
+        half = (where, seq)
+        if self.ledger.untrained_of(half) == 0:
+            return None
+        parts = PieceParts()
+        for item in self.ready:
+            if item.flat is not None and item.info is not None:
+                parts.add_batch(item.flat, item.info, lambda key: key == half)
+        for key, _, flat, info in self.assembler.unhanded():
+            if key == half:
+                parts.add(key, flat, info)
+        return parts.saved(self._pad)[0]
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """What `position` gave. REQUIRES: the core is set, no thread runs"""
+        assert self.core is not None
+        self.next_pass = {int(k): v for k, v in state["next_pass"].items()}
+        passes = {int(i): {int(n): pairs for n, pairs in by.items()} for i, by in state["trained"].items()}
+        for index, by_pass in passes.items():
+            for number, pairs in by_pass.items():
+                for begin, end in pairs:
+                    for seq in range(begin, end):
+                        self.ledger.decided(((index, number), seq), 0)
+        if state["half"] is not None:
+            piece = load_piece(state["half"])
+            (index, number), seq = piece.key
+            self._add(piece)
+            # Decided, so that it is not sent again; its rows are the state's.
+            merged = IntervalSet(passes.setdefault(index, {}).get(number, []))
+            merged.add(seq)
+            passes[index][number] = merged.pairs()
+        self.core.restore(self.next_pass, passes, 0)
+
+    def _add(self, piece: Piece) -> None:
+        self.ledger.decided(piece.key, piece.flat.rows)
+        self.assembler.add(piece)
+        self._added += piece.flat.rows
+
+    # ------------------------------------------------------------ the I/O thread
+    def turn(self, now: float) -> None:
+        core = self.core
+        assert core is not None
+        with self.lock:
+            accepted, core.accepted = core.accepted, []
+        # Copies rows that are not aligned: not under the lock.
+        pieces = [None if isinstance(a, EpochMark) else self._piece(*a) for a in accepted]
+        with self.lock:
+            for item, piece in zip(accepted, pieces, strict=True):
+                if isinstance(item, EpochMark):
+                    self._boundaries.append((item.epoch, self._added))
+                elif piece is not None:
+                    self._accept(item[0], piece)
+            core.step = self.steps
+            self.stats.duplicates, self.stats.workers = core.duplicates, core.connected
+            emptied = self._assemble()
+            core.consumed(emptied, self.assembler.rows, now)
+            if self.finishing:
+                core.finish(now)
+            self.stats.ready = len(self.ready)
+            if self.ready:
+                self.lock.notify_all()
+
+    def _piece(self, m: Any, payload: list[memoryview]) -> Piece:
+        tensors = {d.name: to_torch(d, payload) for d in m.tensor}
+        key = ((m.key.loader, getattr(m.key, "pass")), m.key.seq)
+        rows = len(m.decision.kept)
+        flat = _structure.Flat(_structure.spec_of(list(tensors)), rows, tensors, {}, {})
+        kept = np.asarray(m.decision.kept, np.int64)
+        return Piece(key, flat, piece_info(np.asarray(m.sample_id, np.uint64), kept, m.decision, m.epoch))
+
+    def _accept(self, m: Any, piece: Piece) -> None:
+        d, s = m.decision, self.stats
+        s.candidates += d.rows
+        s.decided += d.rows
+        s.kept += len(d.kept)
+        s.dropped += d.rows - len(d.kept)
+        s.verdicts += 1
+        if d.outcome == wire_pb2.OUTCOME_REJECTED:
+            s.rejected_batches += 1
+            self._warn_rejected(d.text)
+        elif d.outcome == wire_pb2.OUTCOME_UNSIFTED:
+            s.unsifted += d.rows
+        if d.score_seconds > 0:
+            s.score_seconds += d.score_seconds
+            s.scored_rows += d.rows
+        if d.score:
+            scores = np.asarray(d.score, np.float32)
+            self.history.add(scores)
+            if self._on_decision is not None:
+                self._on_decision(scores, np.asarray(d.kept, np.int64))
+        self._add(piece)
+
+    def _warn_rejected(self, text: str) -> None:
+        if self.stats.rejected_batches == 1:
+            log.warning("siftd: a worker rejected a batch, which is not trained: %s", text)
+
+    def _assemble(self) -> list[tuple[int, int, int]]:
+        """Batches while there is room; none reaches over the end of an epoch. Keys that left the buffer."""
+        before = {p[0] for p in self.assembler.unhanded()}
+        try:
+            while len(self.ready) < self._prefetch and self._make_one():
+                pass
+        except StructureError as error:
+            self.ready.append(Ready(None, error=error))
+        after = {p[0] for p in self.assembler.unhanded()}
+        return [(key[0][0], key[0][1], key[1]) for key in before - after]
+
+    def _make_one(self) -> bool:
+        """A full batch, the remainder of an epoch, or its end. False: neither is due."""
+        taken = self._added - self.assembler.rows
+        rows = self._batch_size
+        if self._boundaries:
+            epoch, at = self._boundaries[0]
+            left = at - taken
+            if left < rows and (self._drop_last or left <= 0):
+                self._boundaries.popleft()
+                self.ready.append(Ready(None, end_of=epoch))
+                return True
+            rows = min(rows, left)
+        if self.assembler.rows < rows:
+            return False
+        self.ready.append(Ready(*self.assembler.take(rows)))
+        return True
