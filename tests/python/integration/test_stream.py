@@ -256,7 +256,7 @@ def test_stream_arguments_are_checked() -> None:
         ({"batch_size": 0}, "batch_size is 0; allowed: a whole number in [1, 1048576]"),
         ({"world": 2, "loader_count": 2}, "steps_per_epoch is None"),
         ({"rank": 1}, "rank is 1; allowed: a whole number in [0, 0]"),
-        ({"world": 3, "loader_count": 2, "steps_per_epoch": 1}, "loader_count is 2; allowed: a whole number in [3, 65536]"),
+        ({"world": 3, "loader_count": 2, "steps_per_epoch": 1}, "loader_count is 2; allowed: a whole number in [3, "),
         ({"model": None}, "model"),
     ):
         arguments: dict[str, Any] = {"endpoints": ["tcp://127.0.0.1:1"], "batch_size": 4, "model": toy_model()}
