@@ -50,19 +50,6 @@ class Families {
   std::map<std::string, MetricFamily> by_name_;
 };
 
-const char* RoleLabel(Role role) {
-  switch (role) {
-    case Role::kLoader:
-      return "loader";
-    case Role::kTrainer:
-      return "trainer";
-    case Role::kPublisher:
-      return "publisher";
-    default:
-      return "monitor";
-  }
-}
-
 }  // namespace
 
 std::string MetricsText(const StatusReply& s) {
@@ -104,7 +91,7 @@ std::string MetricsText(const StatusReply& s) {
   std::map<Role, int> peers;
   for (const PeerStatus& p : s.peers) ++peers[p.role];
   for (const Role role : {Role::kLoader, Role::kTrainer, Role::kPublisher}) {
-    f.Gauge("siftd_peers", "Sessions in force.", peers[role], {{"role", RoleLabel(role)}});
+    f.Gauge("siftd_peers", "Sessions in force.", peers[role], {{"role", RoleName(role)}});
   }
   for (const StageStatus& stage : s.stages) {
     const std::vector<ClientMetric::Label> label{{"stage", stage.stage}};

@@ -22,19 +22,6 @@ std::string Mebibytes(std::uint64_t bytes) {
   return text;
 }
 
-const char* RoleText(Role role) {
-  switch (role) {
-    case Role::kLoader:
-      return "loader";
-    case Role::kTrainer:
-      return "trainer";
-    case Role::kPublisher:
-      return "publisher";
-    default:
-      return "monitor";
-  }
-}
-
 void Print(const std::string& endpoint, const StatusReply& s) {
   const std::uint64_t rows = s.kept + s.dropped;
   std::printf("%s  worker '%s'  siftd %s  %s\n", endpoint.c_str(), s.worker_name.c_str(),
@@ -64,7 +51,7 @@ void Print(const std::string& endpoint, const StatusReply& s) {
   for (const PeerStatus& p : s.peers) {
     if (p.role == Role::kMonitor) continue;
     std::printf("  peer        %-9s %u '%s', credit %" PRIu64 ", heard %.1f s ago\n",
-                RoleText(p.role), p.index, p.name.c_str(), p.credit_batches, p.silent_seconds);
+                RoleName(p.role), p.index, p.name.c_str(), p.credit_batches, p.silent_seconds);
   }
   for (const auto& [code, count] : s.errors)
     std::printf("  errors      %s %" PRIu64 "\n", code.c_str(), count);

@@ -26,6 +26,20 @@ enum class Role : std::uint8_t {
   kPublisher = 3,
   kMonitor = 4
 };
+// "loader"
+constexpr const char* RoleName(Role role) {
+  switch (role) {
+    case Role::kLoader:
+      return "loader";
+    case Role::kTrainer:
+      return "trainer";
+    case Role::kPublisher:
+      return "publisher";
+    default:
+      return "monitor";
+  }
+}
+
 enum class ReturnReason : std::uint8_t {
   kUnspecified = 0,
   kDrain = 1,

@@ -37,21 +37,6 @@ constexpr bool kHandled = Allowed<T>(Role::kLoader) || Allowed<T>(Role::kTrainer
 
 }  // namespace
 
-std::string RoleName(Role role) {
-  switch (role) {
-    case Role::kLoader:
-      return "loader";
-    case Role::kTrainer:
-      return "trainer rank";
-    case Role::kPublisher:
-      return "publisher";
-    case Role::kMonitor:
-      return "monitor";
-    default:
-      return "peer";
-  }
-}
-
 std::string ErrorName(ErrorCode code) {
   static constexpr std::array<const char*, 23> kNames{"NONE",
                                                       "HELLO_REQUIRED",
@@ -110,7 +95,7 @@ void WorkerCore::OnMessage(PeerHandle from, Message message, MonoTime now) {
         }
         if constexpr (!std::is_same_v<T, ErrorMessage>) {
           impl_->Refuse(from, m.session, ErrorCode::kNotAllowed,
-                        "a " + RoleName(s->seat.role) + " may not send this message",
+                        std::string("a ") + RoleName(s->seat.role) + " may not send this message",
                         "see the table of roles in proto/README.md", false);
         }
       },

@@ -152,8 +152,7 @@ struct WorkerCore::Impl {
   std::deque<std::pair<MonoTime, std::uint64_t>> recent;  // (when, rows decided), of the last 10 s
 };
 
-// "worker 'a' ..." lines and enum names for people.
-std::string RoleName(Role role);
+// For people.
 std::string ErrorName(ErrorCode code);
 
 }  // namespace siftd

@@ -8,7 +8,7 @@ namespace siftd {
 namespace {
 
 std::string Name(const Seat& seat, const std::string& name) {
-  std::string text = RoleName(seat.role);
+  std::string text = seat.role == Role::kTrainer ? "trainer rank" : RoleName(seat.role);
   if (seat.role == Role::kLoader || seat.role == Role::kTrainer)
     text += " " + std::to_string(seat.index);
   return name.empty() ? text : text + " '" + name + "'";

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from siftd.errors import ConfigError
 from siftd.v1 import policy_pb2
@@ -86,10 +86,11 @@ def _unit(name: str, value: float) -> None:
 
 
 @dataclass(frozen=True)
-class Uniform(Policy):
-    """Keeps each row with the same probability: the control that any other policy has to beat."""
+class _Share(Policy):
+    """Base of the policies that keep a share asked for."""
 
     keep: float
+    _kind: ClassVar[str]
 
     def __post_init__(self) -> None:
         _fraction("keep", self.keep)
@@ -99,10 +100,18 @@ class Uniform(Policy):
         return self.keep
 
     def _fill(self, proto: Any) -> None:
-        proto.uniform.keep = self.keep
+        getattr(proto, self._kind).keep = self.keep
 
     def __str__(self) -> str:
-        return f"uniform(keep={self.keep:g})"
+        return f"{self._kind}(keep={self.keep:g})"
+
+
+@dataclass(frozen=True)
+class Uniform(_Share):
+    """Keeps each row with the same probability: the control that any other policy has to beat."""
+
+    keep: float
+    _kind = "uniform"
 
 
 @dataclass(frozen=True)
@@ -172,43 +181,19 @@ class LossCdf(Policy):
 
 
 @dataclass(frozen=True)
-class ComposerRank(Policy):
+class ComposerRank(_Share):
     """Keeps exactly int(keep * n) rows of a batch by Composer's SelectiveBackprop rule."""
 
     keep: float = 0.5
-
-    def __post_init__(self) -> None:
-        _fraction("keep", self.keep)
-
-    @property
-    def requested_keep(self) -> float | None:
-        return self.keep
-
-    def _fill(self, proto: Any) -> None:
-        proto.composer_rank.keep = self.keep
-
-    def __str__(self) -> str:
-        return f"composer_rank(keep={self.keep:g})"
+    _kind = "composer_rank"
 
 
 @dataclass(frozen=True)
-class TopK(Policy):
+class TopK(_Share):
     """Keeps the ceil(keep * n) rows of a batch with the highest score. Known to hurt on ordinary data."""
 
     keep: float = 0.5
-
-    def __post_init__(self) -> None:
-        _fraction("keep", self.keep)
-
-    @property
-    def requested_keep(self) -> float | None:
-        return self.keep
-
-    def _fill(self, proto: Any) -> None:
-        proto.top_k.keep = self.keep
-
-    def __str__(self) -> str:
-        return f"top_k(keep={self.keep:g})"
+    _kind = "top_k"
 
 
 # Steps: losses of an untrained model tell nothing, and keeping the highest of them held a small CNN at chance.
