@@ -151,7 +151,9 @@ TEST(SiftGraph, BadInputsAreRejectedAndDisturbNobody) {
   for (const auto& b : collector.order()) {
     const bool bad = b->candidates.key.seq % 3 == 0;
     EXPECT_EQ(b->decision.outcome, bad ? Outcome::kRejected : Outcome::kDecided);
-    if (bad) EXPECT_EQ(b->decision.code, ErrorCode::kBadTensor);
+    if (bad) {
+      EXPECT_EQ(b->decision.code, ErrorCode::kBadTensor);
+    }
   }
 }
 
