@@ -25,7 +25,8 @@ class Arm:
     duplicates_trained: int = 0
     model_versions: int = 0
     accuracy: float = 0.0
-    trainer_seconds: float = 0.0
+    start_seconds: float = 0.0  # to the first batch
+    trainer_seconds: float = 0.0  # from then on, evaluation left out
     wait_seconds: float = 0.0
     staleness_steps: float = 0.0
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -61,7 +62,8 @@ def train(
     """Trains `model` for setting.epochs; the learning rate falls to zero with the epochs in every arm.
 
     Args:
-      batches: the epoch's iterable.
+      batches: the epoch's iterable. The wait for the very first batch (export, workers and loaders coming up) is
+        no trainer time: arm.start_seconds.
       after_step: called after each optimizer step (publishes weights).
       observe: called with the epoch after each batch was trained; records it, returns a text for the progress line.
     """
@@ -72,6 +74,11 @@ def train(
     began = time.perf_counter()
     for epoch in range(setting.epochs):
         iterator = iter(batches(epoch))
+        if epoch == 0:
+            first = next(iterator)
+            arm.start_seconds = time.perf_counter() - began
+            iterator = itertools.chain([first], iterator)
+            began = time.perf_counter()
         while True:
             asked = time.perf_counter()
             batch = next(iterator, None)
