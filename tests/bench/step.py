@@ -81,7 +81,7 @@ def main() -> dict[str, Any]:
     data = TensorDataset(
         torch.randn(rows, WIDTH, generator=generator), torch.randint(0, CLASSES, (rows,), generator=generator)
     )
-    memory = list(DataLoader(data, BATCH))  # for both: loading is not what is measured
+    memory = list(DataLoader(data, BATCH)) * 20  # for both: loading is not what is measured, nor the turn of an epoch
     model = make_model()
     sifted = siftd.SiftingDataLoader(
         memory, batch_size=BATCH, model=model, policy=siftd.Uniform(0.5), workers=1,
@@ -98,6 +98,7 @@ def main() -> dict[str, Any]:
             wait += sifted.stats().wait_seconds - before
             with neighbour():
                 control += steps(memory, model)
+        print(sifted.summary())
     a, b, c = (statistics.median(t) for t in (plain, with_siftd, control))
     spread = [statistics.quantiles(t, n=4) for t in (plain, with_siftd, control)]
     result = {
