@@ -264,11 +264,12 @@ bool TrainerCore::Idle() const {
   const Impl& m = *impl_;
   if (!m.finished) return false;
   for (std::size_t w = 0; w < m.peers.size(); ++w) {
-    if (!m.links.open(w) || !m.peers[w].acks.empty()) return false;
+    if (!m.links.open(w)) continue;
+    if (!m.peers[w].acks.empty()) return false;
     const ClientSession& session = m.links.session(w);
     if (session.heard() < m.peers[w].goodbye_at + session.heartbeat()) return false;
   }
-  return true;
+  return m.links.connected() > 0;
 }
 
 bool TrainerCore::AllFinal() const { return impl_->book.lockstep() && impl_->book.AllFinal(); }

@@ -70,9 +70,9 @@ class TrainerCore {
   void Finish(MonoTime now);
   // Says Goodbye(leaving) everywhere: this process ends, the run does not.
   void Leave(MonoTime now);
-  // After Finish: all acks are out, and every worker was heard a heartbeat interval after its
-  // Goodbye. A worker that is not connected keeps it false: the caller's linger deadline ends the
-  // wait.
+  // After Finish: all acks are out, and every worker that is connected was heard a heartbeat
+  // interval after its Goodbye. One that is gone is not waited for while another can tell the
+  // loaders; with none connected it stays false, until the caller's linger deadline.
   bool Idle() const;
   // World 1: every loader has made its final pass; no further epoch will come.
   bool AllFinal() const;

@@ -1,4 +1,4 @@
-# cmake -DBUILD=... -DSOURCE=... -DWORK=... -DTORCH=... -P run.cmake: installs, builds the consumer, runs it.
+# cmake -DBUILD=... -DSOURCE=... -DWORK=... -DTORCH=... -DGENERATOR=... -DLAUNCHER=... -P run.cmake: installs, builds the consumer, runs it.
 function(run)
   execute_process(COMMAND ${ARGN} RESULT_VARIABLE rc)
   if(NOT rc EQUAL 0)
@@ -8,8 +8,8 @@ function(run)
 endfunction()
 file(REMOVE_RECURSE "${WORK}")
 run(${CMAKE_COMMAND} --install "${BUILD}" --component client --prefix "${WORK}/prefix")
-run(${CMAKE_COMMAND} -S "${SOURCE}" -B "${WORK}/build" -G Ninja "-DCMAKE_PREFIX_PATH=${WORK}/prefix"
-  "-DSIFTD_TORCH_DIR=${TORCH}" -DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+run(${CMAKE_COMMAND} -S "${SOURCE}" -B "${WORK}/build" -G "${GENERATOR}" "-DCMAKE_PREFIX_PATH=${WORK}/prefix"
+  "-DSIFTD_TORCH_DIR=${TORCH}" "-DCMAKE_CXX_COMPILER_LAUNCHER=${LAUNCHER}")
 run(${CMAKE_COMMAND} --build "${WORK}/build")
 run("${WORK}/build/consumer")
 run("${WORK}/build/torch_consumer")

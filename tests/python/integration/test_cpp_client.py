@@ -110,6 +110,32 @@ def test_a_cpp_trainer_learns_from_what_cpp_loaders_send(
     assert all(int(w.status()["model_version"]) > 1 for w in pool)
 
 
+def test_a_cpp_trainer_loses_nothing_when_a_worker_is_killed(pool: list[Worker], csv: Path, scorer: Path) -> None:
+    epochs = 4
+    with cpp_loaders(pool, csv, 2, epochs) as loaders:
+        trainer = subprocess.Popen(
+            [example("siftd_cpp_trainer"), "--scorer", str(scorer), *endpoints(pool), "--loaders", "2"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert trainer.stdout is not None
+            first = trainer.stdout.readline()
+            pool[0].kill()
+            rest = trainer.communicate(timeout=90)[0]
+            assert trainer.returncode == 0
+        finally:
+            trainer.kill()
+            trainer.communicate()
+        assert [p.wait(30) for p in loaders] == [0, 0]
+    # At an epoch's end some candidates of the next are decided already; over the run each is, once.
+    ends = [tuple(map(int, e)) for e in re.findall(r"epoch (\d): .* kept (\d+) of (\d+)", first + rest)]
+    assert [e for e, _, _ in ends] == list(range(epochs))
+    assert ends[-1][2] == epochs * len(digits()[0])
+    closing = re.search(r"trained (\d+) rows in \d+ batches; kept (\d+)", rest)
+    assert closing and int(closing[1]) == int(closing[2]) == ends[-1][1]
+
+
 def test_cpp_loaders_feed_a_python_trainer_and_survive_a_killed_worker(pool: list[Worker], csv: Path) -> None:
     x, y = digits()
     torch.manual_seed(0)

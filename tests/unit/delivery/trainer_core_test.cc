@@ -181,6 +181,21 @@ TEST_F(TrainerCoreTest, RowsOfAnotherRunAreNotTaken) {
   EXPECT_FALSE(d->Next<Ack>(0));
 }
 
+// Bug: the end of a run waited its whole linger time for a worker that had been killed.
+TEST_F(TrainerCoreTest, AfterFinishAWorkerThatIsGoneIsNotWaitedFor) {
+  Make(2);
+  core->Finish(d->now);
+  d->Collect();
+  core->OnLinkLost(0, "killed", d->now);
+  d->Collect();
+  d->now += milliseconds(1000);
+  EXPECT_FALSE(core->Idle()) << "the other one was not heard yet";
+  d->Say(1, Heartbeat{});
+  EXPECT_TRUE(core->Idle());
+  core->OnLinkLost(1, "killed", d->now);
+  EXPECT_FALSE(core->Idle()) << "nobody could tell the loaders";
+}
+
 TEST_F(TrainerCoreTest, AfterFinishItAcksAndDropsUntilTheWorkersWereHeard) {
   Make(1);
   core->Finish(d->now);
