@@ -3,15 +3,26 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
-from siftd._info import Stats
+from siftd import policy as policies
+from siftd._engine import Engine
+from siftd._info import BatchInfo, Stats
+from siftd._stream_engine import StreamEngine
+from siftd._wire import wire_pb2
 
 
 class Sifted:
     """Base of SiftingDataLoader and StreamLoader."""
 
     _steps_per_epoch: int | None
+    _seed: int
+    _total_steps: int | None
+    _max_staleness_steps: int
+    _step_called: bool
+    _left_at: float  # when the loop got its last batch
+    last_batch_info: BatchInfo | None
 
     def stats(self) -> Stats:
         """A copy of the counts so far."""
@@ -22,6 +33,24 @@ class Sifted:
 
     def _workers_known(self) -> int:
         raise TypeError("a loader's")
+
+    def _job_spec(self, mode: int, policy: policies.Policy, artifact_sha256: str = "") -> Any:
+        return wire_pb2.JobSpec(
+            mode=mode,
+            policy=policy.to_proto(),
+            seed=self._seed,
+            artifact_sha256=artifact_sha256,
+            total_steps=self._total_steps or 0,
+            max_staleness_steps=self._max_staleness_steps,
+            stale_unsifted=self._max_staleness_steps > 0,
+        )
+
+    def _asks_again(self, engine: Engine | StreamEngine) -> None:
+        """The loop wants another batch: the one in its hands is trained, unless it tells so by step()."""
+        with engine.lock:
+            engine.stats.train_seconds += time.monotonic() - self._left_at
+        if not self._step_called and self.last_batch_info is not None:
+            engine.mark_trained(self.last_batch_info.ordinal)
 
     def __len__(self) -> int:
         if self._steps_per_epoch is None:

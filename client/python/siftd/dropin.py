@@ -200,20 +200,12 @@ class SiftingDataLoader(Sifted):
                     return
                 self._epoch_steps += 1
                 yield batch
-                self._left()
+                assert self._engine is not None
+                self._asks_again(self._engine)
             finished = True
         finally:
             if not finished and self._steps_per_epoch is None:
                 self._cancel_pass()  # break, an exception in the loop, or garbage collection
-
-    def _left(self) -> None:
-        """The loop asks for another batch: the one in its hands is trained."""
-        assert self._engine is not None
-        spent = time.monotonic() - self._left_at
-        with self._engine.lock:
-            self._engine.stats.train_seconds += spent
-        if not self._step_called and self.last_batch_info is not None:
-            self._engine.mark_trained(self.last_batch_info.ordinal)
 
     def _begin_pass(self) -> None:
         resume, self._resume = self._resume, None
@@ -377,15 +369,7 @@ class SiftingDataLoader(Sifted):
 
     def _loader_options(self, first: Any) -> LoaderOptions:
         assert self.scorer is not None and self.policy is not None
-        spec = wire_pb2.JobSpec(
-            mode=wire_pb2.MODE_VERDICTS,
-            policy=self.policy.to_proto(),
-            seed=self._seed,
-            artifact_sha256=self.scorer.sha256,
-            total_steps=self._total_steps or 0,
-            max_staleness_steps=self._max_staleness_steps,
-            stale_unsifted=self._max_staleness_steps > 0,
-        )
+        spec = self._job_spec(wire_pb2.MODE_VERDICTS, self.policy, self.scorer.sha256)
         return LoaderOptions(
             mode=wire_pb2.MODE_VERDICTS,
             job=self._job,

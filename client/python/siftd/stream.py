@@ -149,14 +149,6 @@ class StreamLoader(Sifted):
         if self._closed:
             raise WorkerError("this loader was closed")
         self._run = self._shared_run()
-        spec = wire_pb2.JobSpec(
-            mode=wire_pb2.MODE_SAMPLES,
-            policy=self.policy.to_proto(),
-            seed=self._seed,
-            total_steps=self._total_steps or 0,
-            max_staleness_steps=self._max_staleness_steps,
-            stale_unsifted=self._max_staleness_steps > 0,
-        )
         self._core = TrainerCore(
             TrainerOptions(
                 job=self._job,
@@ -164,7 +156,7 @@ class StreamLoader(Sifted):
                 run=self._run,
                 rank=self._rank,
                 world=self._world,
-                job_spec=spec,
+                job_spec=self._job_spec(wire_pb2.MODE_SAMPLES, self.policy),
                 batch_size=self._batch_size,
                 window=self._window,
                 endless=self._steps_per_epoch is not None,
@@ -220,11 +212,7 @@ class StreamLoader(Sifted):
                 return
             self._epoch_steps += 1
             yield batch
-            spent = time.monotonic() - self._left_at
-            with self._engine.lock:
-                self._engine.stats.train_seconds += spent
-            if not self._step_called and self.last_batch_info is not None:
-                self._engine.mark_trained(self.last_batch_info.ordinal)
+            self._asks_again(self._engine)
 
     def _next_batch(self) -> Any:
         began = time.monotonic()
