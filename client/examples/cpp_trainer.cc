@@ -64,7 +64,7 @@ siftd::Status Train(const Setting& setting) {
     trainer->Step();
     if (step % setting.sync_every == 0) {
       SIFTD_ASSIGN_OR_RETURN(weights, scorer.Weights());
-      SIFTD_RETURN_IF_ERROR(publisher->Publish(step, weights).status());
+      SIFTD_RETURN_IF_ERROR(publisher->Publish(step, weights, trainer->recent_scores()).status());
     }
   }
   trainer->Finish();

@@ -123,12 +123,14 @@ Result<std::unique_ptr<ModelPublisher>> ModelPublisher::Connect(PublisherOptions
 }
 
 Result<std::uint64_t> ModelPublisher::Publish(std::uint64_t step,
-                                              const std::vector<Tensor>& weights) {
+                                              const std::vector<Tensor>& weights,
+                                              std::vector<float> history) {
   Impl& m = *impl_;
   SIFTD_ASSIGN_OR_RETURN(ModelSnapshot snapshot, CopyWeights(weights));
   const std::lock_guard lock(m.mu);
   snapshot.begin.run = m.options.run;
   snapshot.begin.step = step;
+  snapshot.begin.history = std::move(history);
   snapshot.begin.version = ++m.version;
   m.unsealed = std::move(snapshot);
   m.changed.notify_all();

@@ -37,8 +37,10 @@ class ModelPublisher {
   ~ModelPublisher();
 
   // All entries of the scorer's state, as they are after `step`. Replaces a version that was not
-  // sent yet. The version's number, from 1.
-  Result<std::uint64_t> Publish(std::uint64_t step, const std::vector<Tensor>& weights);
+  // sent yet. `history`: recent scores, for workers that join (TrainerClient::recent_scores). The
+  // version's number, from 1.
+  Result<std::uint64_t> Publish(std::uint64_t step, const std::vector<Tensor>& weights,
+                                std::vector<float> history = {});
 
   // Until `workers` workers score with `version` or a newer one. Errors: kDeadlineExceeded, or a
   // worker's refusal.

@@ -11,6 +11,7 @@
 #include "pipeline/delivery/train_progress.h"
 #include "pipeline/delivery/trainer_core.h"
 #include "siftd/client_io.h"
+#include "siftd/recent_scores.h"
 
 namespace siftd {
 namespace {
@@ -35,6 +36,11 @@ TrainerCoreOptions CoreOptions(const TrainerOptions& o) {
   core.steps_per_epoch = o.steps_per_epoch;
   if (o.resume) core.decided = o.resume->decided;
   return core;
+}
+
+std::size_t HistoryLength(const PolicyOptions& policy) {
+  const auto* loss_cdf = std::get_if<LossCdfOptions>(&policy.kind);
+  return loss_cdf == nullptr ? 0 : loss_cdf->loss_history_length;
 }
 
 TrainerOptions Completed(TrainerOptions options) {
@@ -83,6 +89,7 @@ struct TrainerClient::Impl {
       : options(Completed(std::move(o))),
         assembler({options.batch_size, options.drop_last}),
         core(CoreOptions(options), 0, Now()),
+        recent(HistoryLength(options.policy)),
         io(&core, &mu, options.client,
            {[this](MonoTime now) { OnTurn(now); }, [this](TrainerActions& a) { TakeIn(a); },
             [this] { Assemble(); }}) {}
@@ -106,6 +113,7 @@ struct TrainerClient::Impl {
   TrainerCore core;               // guarded by mu, like all below
   std::deque<TrainerItem> ready;  // assembled, not given yet
   std::size_t ready_batches = 0;
+  RecentScores recent;
   TrainProgress progress;
   Status failure;          // rows that cannot be assembled
   bool all_final = false;  // no further row will be accepted
@@ -156,6 +164,7 @@ void TrainerClient::Impl::TakeIn(TrainerActions& actions) {
       if (d.outcome == Outcome::kUnsifted) counted.unsifted += d.kept.size();
       if (d.outcome == Outcome::kRejected) ++counted.rejected_batches;
       if (d.kept.empty()) progress.Empty(rows.key);
+      recent.Add(d.score);
     }
     if (const Status status = assembler.Add(std::move(rows)); !status.ok()) {
       const std::lock_guard lock(mu);
@@ -261,6 +270,11 @@ Result<TrainerItem> TrainerClient::Next() {
 void TrainerClient::Step() {
   const std::lock_guard lock(impl_->mu);
   ++impl_->steps;
+}
+
+std::vector<float> TrainerClient::recent_scores() const {
+  const std::lock_guard lock(impl_->mu);
+  return impl_->recent.Sample();
 }
 
 TrainerState TrainerClient::State() const {

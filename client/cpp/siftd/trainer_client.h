@@ -18,6 +18,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "pipeline/base/status.h"
 #include "pipeline/data/job.h"
@@ -83,6 +84,10 @@ class TrainerClient {
   Result<TrainerItem> Next();
   // After each optimizer step: how stale a verdict is, is counted in these.
   void Step();
+
+  // The last scores that the policy's percentiles look back on, oldest first; empty where it keeps
+  // none. For ModelPublisher::Publish.
+  std::vector<float> recent_scores() const;
 
   // The batch that Next gave last counts as trained.
   TrainerState State() const;
