@@ -183,6 +183,15 @@ def test_world_1_acks_an_epoch_when_all_loaders_ended_it_and_all_is_decided() ->
     assert sorted(m.loader for _, m in sent(core, wire_pb2.EpochAck)) == [0, 1]
 
 
+def test_who_leaves_says_so_once_and_then_nothing() -> None:
+    core = trainer_core()
+    core.actions = Actions()
+    core.leave(0.0)
+    core.on_tick(100.0)
+    assert [(m.reason, m.run) for _, m in sent(core, wire_pb2.Goodbye)] == [(wire_pb2.GOODBYE_LEAVING, 9)]
+    assert core.actions.sends == []
+
+
 def test_a_session_that_was_never_welcomed_takes_the_next_incarnation() -> None:
     session = ClientSession(10, 0.0)
     session.poll(0.0, lambda: None, lambda: None)

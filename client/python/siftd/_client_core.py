@@ -34,7 +34,9 @@ class ClientCore:
         self.sessions: list[ClientSession] = []
         self.names: list[str] = []  # how texts call the workers
         self.failure = ""  # nothing more will happen with any worker
+        self.run = 0
         self.step = 0
+        self._left = False
         self.errors: list[str] = []  # told by workers, newest last
 
     # What a role fills in.
@@ -117,6 +119,8 @@ class ClientCore:
             self.on_lost(worker, now)
 
     def on_tick(self, now: float) -> None:
+        if self._left:
+            return
         for worker, session in enumerate(self.sessions):
             if session.silent(now):
                 self.lose(worker, "silent for too long", now)
@@ -129,6 +133,11 @@ class ClientCore:
         for worker, session in enumerate(self.sessions):
             if session.open:
                 self.send(worker, wire_pb2.Goodbye(reason=reason, run=run), (), now)
+
+    def leave(self, now: float) -> None:
+        """Goodbye everywhere; nothing more is sent. This process ends, the run does not."""
+        self.say_goodbye(wire_pb2.GOODBYE_LEAVING, self.run, now)
+        self._left = True
 
     @property
     def connected(self) -> int:

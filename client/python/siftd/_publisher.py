@@ -154,7 +154,6 @@ class Publisher:
         self._mail = threading.Lock()
         self._offered: Snapshot | None = None  # guarded by _mail
         self._applied = threading.Condition()
-        self._leaving = False
         self.step = 0
         self._io = IoThread("siftd-publish", endpoints, self.core, self._turn)
 
@@ -177,9 +176,6 @@ class Publisher:
         if snapshot is not None:
             snapshot.seal()
             self.core.offer(snapshot, now)
-        if self._leaving:
-            self.core.say_goodbye(wire_pb2.GOODBYE_LEAVING, self.core.run, now)
-            self._leaving = False
         with self._applied:
             self._applied.notify_all()
 
@@ -194,5 +190,4 @@ class Publisher:
             return self._applied.wait_for(over, timeout) and self.core.applied(version) >= workers
 
     def close(self) -> None:
-        self._leaving = True
         self._io.stop()

@@ -69,6 +69,7 @@ class TrainerCore(ClientCore):
     def __init__(self, options: TrainerOptions, incarnation: int) -> None:
         super().__init__(incarnation)
         self.options = options
+        self.run = options.run
         # Selected and payload, and in world 1 a mark where an epoch is complete; in order, for the owner to take.
         self.accepted: list[tuple[Any, list[memoryview]] | EpochMark] = []
         self.loaders: dict[int, _LoaderState] = defaultdict(_LoaderState)

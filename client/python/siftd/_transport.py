@@ -47,6 +47,7 @@ class Core(Protocol):
     def on_message(self, worker: int, message: Any, payload: list[memoryview], now: float) -> None: ...
     def on_link_lost(self, worker: int, why: str, now: float) -> None: ...
     def on_tick(self, now: float) -> None: ...
+    def leave(self, now: float) -> None: ...
 
 
 def resolve(endpoint: str) -> list[str]:
@@ -82,6 +83,7 @@ class IoThread:
         self._awake = threading.Event()  # a wake-up is pending: no further write is needed
         self._fd_lock = threading.Lock()  # nobody writes to the descriptor once it is closed
         self._stopping = False
+        self._goodbye = True
         self._resolved = 0.0
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -109,8 +111,9 @@ class IoThread:
             if self._wake_fd >= 0:
                 os.eventfd_write(self._wake_fd, 1)
 
-    def stop(self, timeout: float = 5.0) -> None:
-        """Ends the thread and closes the sockets; messages that are not sent by then are lost."""
+    def stop(self, timeout: float = 5.0, goodbye: bool = True) -> None:
+        """Says Goodbye, ends the thread and closes the sockets; messages that are not sent by then are lost."""
+        self._goodbye = goodbye
         self._stopping = True
         self.wake()
         if self._thread.ident is not None and self._thread is not threading.current_thread():
@@ -126,7 +129,9 @@ class IoThread:
             self._poller.register(self._wake_fd, zmq.POLLIN)
             while not self._stopping:
                 self._once()
-            self._once()  # Goodbyes
+            self._core.leave(time.monotonic())
+            if self._goodbye:
+                self._once()
         except BaseException as error:
             self.error = error
             log.exception("siftd's I/O thread ended by an error")

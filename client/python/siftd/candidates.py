@@ -76,7 +76,6 @@ class CandidateLoader:
         self._epoch = 0
         self._end: End | None = None
         self._progress = time.monotonic()
-        self._leaving = False
         self._sent_batches = 0
         self._settled_rows = 0
         self._kept_rows = 0
@@ -224,7 +223,6 @@ class CandidateLoader:
 
     def close(self) -> None:
         with self._changed:
-            self._leaving = True
             feed, self._feed = self._feed, None
         if feed is not None:
             feed.close()
@@ -254,9 +252,6 @@ class CandidateLoader:
                     self._end = item
                 else:
                     self._offer(item, now)
-            if self._leaving:
-                self.core.say_goodbye(wire_pb2.GOODBYE_LEAVING, self.core.run, now)
-                self._leaving = False
             self._changed.notify_all()
 
     def _offer(self, item: Candidate, now: float) -> None:

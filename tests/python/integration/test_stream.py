@@ -229,7 +229,7 @@ def test_a_restarted_trainer_resumes_without_loss_or_repeat(pool: list[Worker]) 
         # It dies: no Goodbye.
         assert first._io is not None
         assert first._weights is not None
-        first._io.stop()
+        first._io.stop(goodbye=False)
         first._weights.publisher.close()
         with streaming(pool) as second:
             second.load_state_dict(state)
