@@ -115,7 +115,7 @@ class Loader:
         self.end: Any = None  # EpochEnd that is not acked
         self.ended_on: set[tuple[str, int]] = set()  # sessions that were told of it
         self.orders: dict[int, list[int]] = {}  # of the pass in hand
-        self.done = False
+        self.done_run = 0  # newest run that is said to be done
         self.settled = self.kept = 0
 
     # ---------------------------------------------------------------- what comes
@@ -154,6 +154,11 @@ class Loader:
         return hello
 
     @property
+    def done(self) -> bool:
+        """Without a position it is the end of a job before this one, which the workers still remember."""
+        return self.position is not None and self.done_run >= self.position.run
+
+    @property
     def width(self) -> int:
         return len(self.rows[0]) - 1
 
@@ -170,7 +175,7 @@ class Loader:
             link.granted_batches = max(link.granted_batches, m.batches)
             link.granted_bytes = max(link.granted_bytes, m.bytes)
         elif isinstance(m, wire.Position) and m.run > run:  # 2
-            self.position, self.rewound, self.done = m, True, False
+            self.position, self.rewound = m, True
             self.leases.clear()
             self.end = None
         elif isinstance(m, wire.Settled) and m.run == run:  # 3
@@ -189,7 +194,7 @@ class Loader:
             link.drained = True
         elif isinstance(m, wire.Goodbye):
             if m.reason == wire.GOODBYE_DONE:  # 7
-                self.done = True
+                self.done_run = max(self.done_run, m.run)
             else:
                 link.drained = True
                 self.lose(link, "it left")

@@ -42,7 +42,8 @@ struct LoaderCore::Impl final : ClientLinks::Owner {
   void SendEnds(std::size_t w, MonoTime now);
   bool Acked(std::uint64_t pass) const;
   bool done() const;
-  bool run_done() const { return done_run != 0 && done_run >= run; }
+  // Without a position it is the end of a job before this one, which the workers still remember.
+  bool run_done() const { return run != 0 && done_run >= run; }
   std::string WaitingFor(MonoTime now) const;
   // World 1 without steps_per_epoch: passes stay apart.
   bool lockstep() const { return options.mode == Mode::kSamples && world == 1 && !repeat; }

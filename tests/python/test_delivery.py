@@ -130,6 +130,19 @@ def test_only_the_first_verdict_settles() -> None:
     assert core.duplicates == 1, "of another run"
 
 
+def test_the_end_of_an_older_job_is_not_its_own() -> None:
+    core = LoaderCore(LoaderOptions(mode=wire_pb2.MODE_SAMPLES), 1)
+    core.add_worker(0.0)
+    open_session(core, 0)
+    done = wire_pb2.Goodbye(reason=wire_pb2.GOODBYE_DONE, run=8)
+    tell(core, 0, done)
+    assert not core.done
+    tell(core, 0, wire_pb2.Position(run=9, world=1))
+    assert not core.done
+    tell(core, 0, wire_pb2.Goodbye(reason=wire_pb2.GOODBYE_DONE, run=9))
+    assert core.done
+
+
 def trainer_core(workers: int = 1, **options: Any) -> TrainerCore:
     spec = wire_pb2.JobSpec()
     core = TrainerCore(

@@ -90,7 +90,8 @@ class LoaderCore(ClientCore):
         self.settled: list[tuple[Lease, int]] = []  # SAMPLES: lease, rows kept; for the owner to take
         self.late_seconds: list[float] = []  # ages of verdicts on leases that were closed; for the owner to take
         self.position: Any = None  # SAMPLES: newest Position of a new run; for the owner to take
-        self.done = False  # the trainers said so
+        self.done = False  # the trainers of this run said so
+        self._done_run = 0  # newest run that is said to be done
         self.acked_ends: set[int] = set()  # SAMPLES: passes whose end was acked
         self.duplicates = 0
         self._closed: dict[Key, float] = {}  # given up while out: when they were sent
@@ -287,7 +288,9 @@ class LoaderCore(ClientCore):
             case wire_pb2.Position() if message.run > self.run:
                 self._begin_run(message)
             case wire_pb2.Goodbye() if message.reason == wire_pb2.GOODBYE_DONE:
-                self.done = True
+                self._done_run = max(self._done_run, message.run)
+                # Without a position it is the end of a job before this one, which the workers still remember.
+                self.done = self.run != 0 and self._done_run >= self.run
 
     def _begin_run(self, position: Any) -> None:
         """Rule 9: everything of the run before is void; the owner rewinds."""
@@ -297,7 +300,7 @@ class LoaderCore(ClientCore):
         self.pending.clear()
         self._ends.clear()
         self.acked_ends.clear()
-        self.done = False
+        self.done = self._done_run >= self.run
 
     def _on_verdict(self, worker: int, message: Any, now: float) -> None:
         key = (getattr(message.key, "pass"), message.key.seq)

@@ -169,6 +169,47 @@ def test_cpp_loaders_feed_a_python_trainer_and_survive_a_killed_worker(pool: lis
     assert sum(map(len, seen)) == stats.kept
 
 
+def test_cpp_loaders_begin_again_where_a_new_run_stands(pool: list[Worker], csv: Path) -> None:
+    x, y = digits()
+
+    def streaming() -> siftd.StreamLoader:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, CLASSES))
+        return siftd.StreamLoader(
+            [w.endpoint for w in pool], 32, model=model, example_batch=(x[:16], y[:16]), loader_count=2,
+            policy=siftd.Uniform(0.5), seed=7,
+        )  # fmt: skip
+
+    def take(loader: siftd.StreamLoader, most: int) -> list[int]:
+        ids: list[int] = []
+        for n, _ in enumerate(loader, 1):
+            assert loader.last_batch_info is not None
+            ids += loader.last_batch_info.ids.astype(int).tolist()
+            loader.step()
+            if n == most:
+                break
+        return ids
+
+    with cpp_loaders(pool, csv, 2, 1) as loaders:
+        first = streaming()
+        some = take(first, 5)
+        state = first.state_dict()
+        assert first._io is not None and first._weights is not None
+        first._io.stop(goodbye=False)  # it dies
+        first._weights.publisher.close()
+        with streaming() as second:
+            second.load_state_dict(state)
+            rest = take(second, 10**6)
+            second.close()
+        assert [p.wait(60) for p in loaders] == [0, 0]
+    assert not set(some) & set(rest)
+    with cpp_loaders(pool, csv, 2, 1) as loaders, streaming() as undisturbed:
+        want = take(undisturbed, 10**6)
+        undisturbed.close()
+        assert [p.wait(60) for p in loaders] == [0, 0]
+    assert sorted(some + rest) == sorted(want), "the same rows as without a restart"
+
+
 def test_a_user_s_mistakes_are_told_in_one_line(csv: Path, scorer: Path, tmp_path: Path) -> None:
     def fails(*arguments: str) -> str:
         out = subprocess.run([*arguments], capture_output=True, text=True, timeout=60)

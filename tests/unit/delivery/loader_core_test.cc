@@ -242,6 +242,16 @@ TEST_F(LoaderCoreTest, WithStepsPerEpochPassesMixAndGoodbyeEnds) {
   EXPECT_TRUE(core->done());
 }
 
+// Bug: loaders of a second job that came up before its trainer took the first one's end for their
+// own, and left.
+TEST_F(LoaderCoreTest, TheEndOfAnOlderJobIsNotItsOwn) {
+  Make(Mode::kSamples, 1);
+  d->Open(0);
+  d->Say(0, Goodbye{{}, GoodbyeReason::kDone, kRun - 1});
+  EXPECT_FALSE(core->done());
+  EXPECT_THAT(core->WaitingFor(d->now), testing::HasSubstr("start the trainer"));
+}
+
 TEST_F(LoaderCoreTest, AGoodbyeBeforeThePositionStillEndsThatRun) {
   Make(Mode::kSamples, 1);
   d->Open(0);
