@@ -8,8 +8,6 @@ both touch. Nothing here waits.
 from __future__ import annotations
 
 import logging
-import threading
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from siftd import _structure
-from siftd._assembler import Assembler
+from siftd._assembler import own_copy
+from siftd._handed import Ready
 from siftd._history import RecentScores
-from siftd._info import BatchInfo, Piece, Stats
-from siftd._ledger import IntervalSet, Ledger
+from siftd._info import Piece
+from siftd._ledger import IntervalSet
 from siftd._loader_core import Lease, LoaderCore, Verdicted
+from siftd._outbox import OnDecision, Outbox
 from siftd._source import Candidate, End, Feed
 from siftd._state import PieceParts
 from siftd._wire import wire_pb2
@@ -36,16 +35,6 @@ BREAKER_CLOSES_AFTER = 3  # verdicts in a row within starve_timeout
 
 
 @dataclass
-class Ready:
-    """A batch to be handed out; None for the end of a pass."""
-
-    flat: _structure.Flat | None
-    info: BatchInfo | None = None
-    end_of: int = -1  # pass
-    error: BaseException | None = None
-
-
-@dataclass
 class EngineOptions:
     batch_size: int
     prefetch: int
@@ -54,25 +43,20 @@ class EngineOptions:
     drop_last: bool
     endless: bool  # steps_per_epoch: passes follow each other
     history_length: int
-    on_decision: Callable[[np.ndarray[Any, Any], np.ndarray[Any, Any]], None] | None = None
+    on_decision: OnDecision | None = None
 
 
-class Engine:
+class Engine(Outbox):
     def __init__(
         self, options: EngineOptions, core: LoaderCore, pad: Mapping[str, float], history: Sequence[float] = ()
     ) -> None:
+        super().__init__(options.batch_size, pad)
         self.options = options
         self.core = core
-        self.lock = threading.Condition()
-        self.ready: deque[Ready] = deque()  # guarded by lock, like all below
-        self.assembler = Assembler(options.batch_size, pad)
-        self.ledger = Ledger()
-        self.stats = Stats()
         self.history = RecentScores(options.history_length, history)
         self.breaker_open = False
         self.pass_number = -1
         self.epoch = 0
-        self.steps = 0
         self._feed: Feed | None = None
         self._end: End | None = None
         self._starving_since: float | None = None
@@ -91,7 +75,10 @@ class Engine:
         with self.lock:
             self.ledger.trained[number] = trained
             for piece in rows:
-                self.ledger.decided(piece.key, piece.flat.rows)
+                if piece.key[0] == number:
+                    self.ledger.resume_half(piece.key, piece.flat.rows)
+                else:
+                    self.ledger.decided(piece.key, piece.flat.rows)
                 self.assembler.add(piece)
 
     def cancel(self) -> Feed | None:
@@ -106,49 +93,36 @@ class Engine:
             self.stats.cancelled += gone
             self.ready.clear()
             self.ledger.close_pass(self.pass_number)
+            self.handed.close_pass(self.pass_number)
             return feed
 
-    def rows_to_save(self, last: BatchInfo | None, now: int | None, pad: Mapping[str, float]) -> list[dict[str, Any]]:
+    def rows_to_save(self, now: int | None, pad: Mapping[str, float]) -> list[dict[str, Any]]:
         """Untrained rows that a repeat of pass `now` would not bring back: those of the one key of which some rows are
-        trained (in `last`, the batch in hand), and those carried over from earlier passes. Fewer than a batch but for
-        what is ready to be handed out. REQUIRES: lock held"""
-        half = None
-        if last is not None and last.keys:
-            number, seq, _ = last.keys[-1]
-            half = (number, seq) if self.ledger.untrained_of((number, seq)) > 0 else None
+        trained, and those carried over from earlier passes. Fewer than a batch but for what is ready to be handed out,
+        or handed out and not trained. REQUIRES: lock held"""
+        half = self.ledger.half_trained()
+
+        def wanted(key: tuple[Any, int]) -> bool:
+            return key == half or key[0] != now
+
         parts = PieceParts()
+        self.handed.add_rows(parts, wanted)
         for item in self.ready:
             if item.flat is not None and item.info is not None:
-                parts.add_batch(item.flat, item.info, lambda key: key == half or key[0] != now)
+                parts.add_batch(item.flat, item.info, wanted)
         for key, _, flat, info in self.assembler.unhanded():
-            if key == half or key[0] != now:
+            if wanted(key):
                 parts.add(key, flat, info)
         return parts.saved(pad)
 
     def pop(self) -> Ready | None:
-        """The next batch, if one is there. REQUIRES: lock held"""
+        """The next batch, or the end of the pass, if one is there. REQUIRES: lock held"""
         if not self.ready:
             return None
         item = self.ready.popleft()
         if item.info is not None:
-            self.stats.batches += 1
-            self.stats.handed_out += item.flat.rows if item.flat is not None else 0
-            item.info.ordinal = self.stats.batches
-            self.ledger.handed_out(self.stats.batches, item.info.keys)
-            self._stamp(item.info)
+            self.hand_out(item)
         return item
-
-    def _stamp(self, info: BatchInfo) -> None:
-        scored = info.model_version > 0
-        info.staleness = np.where(scored, np.maximum(0, self.steps - info.staleness), -1)
-        if scored.any():
-            worst = int(info.staleness.max())
-            self.stats.staleness_sum += float(info.staleness[scored].mean())
-            self.stats.staleness_max = max(self.stats.staleness_max, worst)
-
-    def mark_trained(self, ordinal: int) -> None:
-        with self.lock:
-            self.stats.trained += self.ledger.mark_trained(ordinal)
 
     # ------------------------------------------------------------ the I/O thread
     def turn(self, now: float) -> None:
@@ -237,7 +211,8 @@ class Engine:
             scores = np.asarray(d.score, np.float32)
             self.history.add(scores)
             if self.options.on_decision is not None:
-                self.options.on_decision(scores, np.asarray(d.kept, np.int64))
+                ids = np.asarray(v.lease.sample_ids, np.uint64)
+                self.options.on_decision(scores, np.asarray(d.kept, np.int64), ids)
         self.ledger.decided(v.lease.key, piece.flat.rows)
         self.assembler.add(piece)
 
@@ -253,13 +228,12 @@ class Engine:
 
     def _make(self, rows: int) -> bool:
         try:
-            flat, info = self.assembler.take(rows)
+            self.ready.append(self.assembler.take(rows))
         except StructureError as error:
             self.ready.append(Ready(None, error=error, end_of=self.pass_number))
             self.assembler.clear()
             self._end = End(0, error)
             return False
-        self.ready.append(Ready(flat, info))
         return True
 
     def _finish_pass(self) -> None:
@@ -314,11 +288,7 @@ class Engine:
 
     def _unsifted_piece(self, lease: Lease, copy: bool) -> Piece:
         """`copy`: ZeroMQ may still be reading the tensors, and the user may change the batch in place."""
-        flat = lease.context
-        if copy:
-            flat = _structure.Flat(
-                flat.spec, flat.rows, {n: t.clone() for n, t in flat.tensors.items()}, flat.listed, flat.whole
-            )
+        flat = own_copy(lease.context) if copy else lease.context
         ids = np.asarray(lease.sample_ids, np.uint64)
         return Piece(lease.key, flat, piece_info(ids, np.arange(flat.rows), None, lease.epoch))
 

@@ -55,6 +55,8 @@ class Ledger:
         self._left: dict[Key, int] = {}  # kept rows of a key that are not trained
         self._handed: deque[tuple[int, list[tuple[Any, int, int]]]] = deque()  # ordinal, keys
         self.rows = 0  # trained
+        self.marked = 0  # newest ordinal marked
+        self._boundary: Key | None = None  # last key of the newest batch marked
 
     def decided(self, key: Key, kept: int) -> None:
         if kept == 0:
@@ -68,15 +70,30 @@ class Ledger:
     def mark_trained(self, ordinal: int) -> int:
         """All batches up to `ordinal`; the rows newly trained."""
         before = self.rows
+        self.marked = max(self.marked, ordinal)
         while self._handed and self._handed[0][0] <= ordinal:
             for number, seq, rows in self._handed.popleft()[1]:
                 self.rows += rows
-                key = (number, seq)
+                key = self._boundary = (number, seq)
                 self._left[key] -= rows
                 if self._left[key] == 0:
                     del self._left[key]
                     self._mark(key)
         return self.rows - before
+
+    def take_back(self, ordinal: int) -> None:
+        """The newest batches, from `ordinal` on, were not trained and will be handed out again."""
+        while self._handed and self._handed[-1][0] >= ordinal:
+            self._handed.pop()
+
+    def half_trained(self) -> Key | None:
+        """The one key of which some rows are trained and some are not: rows are handed out first in, first out."""
+        return self._boundary if self._boundary is not None and self._left.get(self._boundary, 0) > 0 else None
+
+    def resume_half(self, key: Key, rows: int) -> None:
+        """From a state: `rows` of `key` are left to train, the others were trained before."""
+        self.decided(key, rows)
+        self._boundary = key
 
     def _mark(self, key: Key) -> None:
         self.trained.setdefault(key[0], IntervalSet()).add(key[1])
@@ -91,9 +108,3 @@ class Ledger:
         for key in [k for k in self._left if k[0] == number]:
             del self._left[key]
         self._handed = deque((o, kept) for o, keys in self._handed if (kept := [k for k in keys if k[0] != number]))
-
-    def handed_untrained(self) -> list[tuple[int, list[tuple[Any, int, int]]]]:
-        return list(self._handed)
-
-    def as_dict(self) -> dict[str, Any]:
-        return {str(number): s.pairs() for number, s in self.trained.items()}

@@ -79,6 +79,7 @@ class Source:
         self._recorder: _RecordingBatchSampler | None = None
         self._iterable: Iterable[Any] = loader
         self.may_repeat_ids = True
+        self.adapt: Callable[[Any], Any] | None = None  # makes of the user's batch one that can be taken apart
         if type(loader) is DataLoader and not isinstance(loader.dataset, IterableDataset):
             if loader.batch_sampler is not None:
                 self._recorder = _RecordingBatchSampler(loader.batch_sampler)
@@ -162,7 +163,7 @@ class Source:
                 seq, indices = self._recorder.seen.popleft()
             elif trained is not None and trained(seq):
                 continue  # loaded and dropped: this loader can't skip
-            flat = _structure.flatten(batch)
+            flat = _structure.flatten(batch if self.adapt is None else self.adapt(batch))
             ids = self._sample_ids(batch, seq, indices, flat.rows)
             yield Candidate(seq, flat, ids, _occurrences(ids, uses) if self.may_repeat_ids else ())
 

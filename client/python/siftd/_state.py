@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from siftd import _structure
 from siftd._info import BatchInfo, Piece
+from siftd.errors import StateError
 
 # Arrays of BatchInfo, by row, with their types.
 INFO_FIELDS: dict[str, Any] = {
@@ -28,12 +30,13 @@ INFO_FIELDS: dict[str, Any] = {
 def save_piece(
     key: tuple[Any, int], parts: list[tuple[_structure.Flat, dict[str, Any]]], pad: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Rows of one candidate batch as plain values and tensors of their own."""
+    """Rows of one candidate batch as plain values and tensors of their own: torch.load(weights_only=True) takes them.
+    """
     flat = _structure.concat([f for f, _ in parts], pad)
     return {
         "key": key,
         "rows": flat.rows,
-        "spec": flat.spec,
+        "spec": _plain_spec(flat.spec),
         "tensors": {n: t.clone() for n, t in flat.tensors.items()},
         "listed": {n: list(v) for n, v in flat.listed.items()},
         "whole": dict(flat.whole),
@@ -64,5 +67,36 @@ class PieceParts:
 
 
 def load_piece(saved: dict[str, Any]) -> Piece:
-    flat = _structure.Flat(saved["spec"], saved["rows"], saved["tensors"], saved["listed"], saved["whole"])
+    flat = _structure.Flat(_spec(saved["spec"]), saved["rows"], saved["tensors"], saved["listed"], saved["whole"])
     return Piece(saved["key"], flat, {n: np.asarray(v, INFO_FIELDS[n]) for n, v in saved["info"].items()})
+
+
+def _plain_spec(spec: Any) -> dict[str, Any]:
+    """A batch's structure as plain values; classes by their name."""
+    if isinstance(spec, _structure._Leaf):
+        return {"leaf": spec.name, "array": spec.array}
+    kind, children = spec
+    name = f"{kind.__module__}:{kind.__qualname__}"
+    if isinstance(children, dict):
+        return {"kind": name, "items": [[key, _plain_spec(child)] for key, child in children.items()]}
+    return {"kind": name, "children": [_plain_spec(child) for child in children]}
+
+
+def _spec(plain: dict[str, Any]) -> Any:
+    if "leaf" in plain:
+        return _structure._Leaf(plain["leaf"], plain["array"])
+    kind = _class_called(plain["kind"])
+    if "items" in plain:
+        return kind, {key: _spec(child) for key, child in plain["items"]}
+    return kind, [_spec(child) for child in plain["children"]]
+
+
+def _class_called(name: str) -> Any:
+    """Of what is imported already: loading a state runs no code."""
+    module, _, path = name.partition(":")
+    found: Any = sys.modules.get(module)
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    if not isinstance(found, type):
+        raise StateError(f"the state's batches are of class {path}, and {module} does not have it; import it first")
+    return found

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from siftd import _structure
-from siftd._assembler import Assembler
-from siftd._engine import Ready, piece_info
+from siftd._engine import piece_info
+from siftd._handed import Ready
 from siftd._history import RecentScores
-from siftd._info import BatchInfo, Piece, Stats
-from siftd._ledger import IntervalSet, Ledger
+from siftd._info import Piece
+from siftd._ledger import IntervalSet
+from siftd._outbox import OnDecision, Outbox
 from siftd._state import PieceParts, load_piece
 from siftd._trainer_core import EpochMark, TrainerCore
 from siftd._wire import wire_pb2
@@ -28,54 +28,25 @@ from siftd.errors import StructureError
 
 log = logging.getLogger("siftd")
 
-OnDecision = Callable[[np.ndarray[Any, Any], np.ndarray[Any, Any]], None]
-
-
-class StreamEngine:
+class StreamEngine(Outbox):
     def __init__(
         self, batch_size: int, prefetch: int, drop_last: bool, pad: Mapping[str, float], history: RecentScores,
         on_decision: OnDecision | None,
     ) -> None:  # fmt: skip
+        super().__init__(batch_size, pad)
         self._batch_size, self._prefetch, self._drop_last = batch_size, prefetch, drop_last
         self._pad, self._on_decision = pad, on_decision
         self.core: TrainerCore | None = None  # set before the I/O thread starts
-        self.lock = threading.Condition()
-        self.assembler = Assembler(batch_size, pad)  # guarded by lock, like all below
-        self.ready: deque[Ready] = deque()
-        self.ledger = Ledger()
-        self.history = history
-        self.stats = Stats()
-        self.steps = 0
+        self.history = history  # guarded by lock, like all below
         self.finishing = False
         self.next_pass: dict[int, int] = {}  # by loader; restored
         self._boundaries: deque[tuple[int, int]] = deque()  # (epoch, rows added when it was complete)
         self._added = 0  # rows, to the assembler
 
     # ------------------------------------------------------------ the caller's thread
-    def mark_trained(self, ordinal: int) -> None:
+    def position(self) -> dict[str, Any]:
+        """What is trained, and the untrained rows of the one key that is half trained."""
         with self.lock:
-            self.stats.trained += self.ledger.mark_trained(ordinal)
-
-    def hand_out(self, item: Ready) -> None:
-        """`item` goes to the training loop. REQUIRES: lock held, a batch"""
-        s, info = self.stats, item.info
-        assert item.flat is not None and info is not None
-        s.batches += 1
-        s.handed_out += item.flat.rows
-        info.ordinal = s.batches
-        self.ledger.handed_out(s.batches, info.keys)
-        scored = info.model_version > 0
-        info.staleness = np.where(scored, np.maximum(0, self.steps - info.staleness), -1)
-        if scored.any():
-            s.staleness_sum += float(info.staleness[scored].mean())
-            s.staleness_max = max(s.staleness_max, int(info.staleness.max()))
-
-    def position(self, last: BatchInfo | None) -> dict[str, Any]:
-        """What is trained, and the untrained rows of the one key that is half trained; `last`: the batch in hand,
-        which counts as trained."""
-        with self.lock:
-            if last is not None:
-                self.stats.trained += self.ledger.mark_trained(last.ordinal)
             # A pass is behind us once its end was handed out; until then its trained keys are told one by one.
             next_pass = dict(self.next_pass)
             for index, state in self.core.loaders.items() if self.core is not None else ():
@@ -90,7 +61,7 @@ class StreamEngine:
             return {
                 "next_pass": {str(k): v for k, v in next_pass.items()},
                 "trained": trained,
-                "half": self._half_trained(last),
+                "half": self._half_trained(),
                 "history": self.history.sample(),
             }
 
@@ -98,16 +69,15 @@ class StreamEngine:
         """Rows of this pass wait to be handed out. REQUIRES: lock held"""
         waiting = [p[0][0] for p in self.assembler.unhanded()]
         waiting += [k[0] for r in self.ready if r.info is not None for k in r.info.keys]
+        waiting += self.handed.passes()
         return (index, number) in waiting
 
-    def _half_trained(self, last: BatchInfo | None) -> dict[str, Any] | None:
-        if last is None:
-            return None
-        where, seq, _ = last.keys[-1]
-        half = (where, seq)
-        if self.ledger.untrained_of(half) == 0:
+    def _half_trained(self) -> dict[str, Any] | None:
+        half = self.ledger.half_trained()
+        if half is None:
             return None
         parts = PieceParts()
+        self.handed.add_rows(parts, lambda key: key == half)
         for item in self.ready:
             if item.flat is not None and item.info is not None:
                 parts.add_batch(item.flat, item.info, lambda key: key == half)
@@ -129,15 +99,15 @@ class StreamEngine:
         if state["half"] is not None:
             piece = load_piece(state["half"])
             (index, number), seq = piece.key
-            self._add(piece)
+            self.ledger.resume_half(piece.key, piece.flat.rows)
+            self._buffer(piece)
             # Decided, so that it is not sent again; its rows are the state's.
             merged = IntervalSet(passes.setdefault(index, {}).get(number, []))
             merged.add(seq)
             passes[index][number] = merged.pairs()
         self.core.restore(self.next_pass, passes, 0)
 
-    def _add(self, piece: Piece) -> None:
-        self.ledger.decided(piece.key, piece.flat.rows)
+    def _buffer(self, piece: Piece) -> None:
         self.assembler.add(piece)
         self._added += piece.flat.rows
 
@@ -192,8 +162,9 @@ class StreamEngine:
             scores = np.asarray(d.score, np.float32)
             self.history.add(scores)
             if self._on_decision is not None:
-                self._on_decision(scores, np.asarray(d.kept, np.int64))
-        self._add(piece)
+                self._on_decision(scores, np.asarray(d.kept, np.int64), np.asarray(m.sample_id, np.uint64))
+        self.ledger.decided(piece.key, piece.flat.rows)
+        self._buffer(piece)
 
     def _warn_rejected(self, text: str) -> None:
         if self.stats.rejected_batches == 1:
@@ -224,5 +195,5 @@ class StreamEngine:
             rows = min(rows, left)
         if self.assembler.rows < rows:
             return False
-        self.ready.append(Ready(*self.assembler.take(rows)))
+        self.ready.append(self.assembler.take(rows))
         return True

@@ -16,8 +16,10 @@ from torch import nn
 from siftd import _checks, _structure
 from siftd import policy as policies
 from siftd._checks import in_range, seconds
+from siftd._distributed import own_state
 from siftd._history import RecentScores, length_for
-from siftd._info import BatchInfo, Stats
+from siftd._info import Stats
+from siftd._outbox import OnDecision, Outbox
 from siftd._publisher import Publisher
 from siftd._session import new_incarnation
 from siftd._sifted import Sifted
@@ -29,7 +31,7 @@ from siftd._wire import wire_pb2
 from siftd.errors import ConfigError, SiftdError, SiftdTimeoutError, StateError, WorkerError
 from siftd.export import Loss, Scorer, export_scorer
 
-STATE_SCHEMA = 1
+STATE_SCHEMA = 2
 log = logging.getLogger("siftd")
 
 
@@ -56,7 +58,8 @@ class StreamLoader(Sifted):
         through torch.distributed where that is initialised.
       window: candidate batches buffered per worker, [1, 1024]. Memory bound: batch_size - 1 + workers x window x the
         largest batch, in rows.
-      on_decision: called on a background thread with (scores [n] float32, kept rows [k] int64) of each decision.
+      on_decision: called on a background thread with each decision: (scores [n] float32, kept rows [k] int64, ids
+        uint64 [k] of the kept rows).
 
     Use from one thread. The model's weights go out before the first batch.
     """
@@ -92,8 +95,9 @@ class StreamLoader(Sifted):
         pad: Mapping[str, float] | None = None,
         max_staleness_steps: int = 0,
         job: str = "default",
-        on_decision: Callable[[Any, Any], None] | None = None,
+        on_decision: OnDecision | None = None,
     ) -> None:
+        super().__init__()
         in_range("batch_size", batch_size, 1, 1 << 20)
         in_range("world", world, 1, 65536)
         in_range("rank", rank, 0, world - 1)
@@ -126,20 +130,15 @@ class StreamLoader(Sifted):
         self._timeout, self._start_timeout, self._linger = timeout, start_timeout, linger
         self._seed, self._job, self._total_steps = seed, job, total_steps
         self._max_staleness_steps, self._window, self._loader_count = max_staleness_steps, window, loader_count
-        self._batch_size = batch_size
+        self.batch_size = batch_size
 
         history = RecentScores(length_for(self.policy))
         self._engine = StreamEngine(batch_size, prefetch, drop_last, dict(pad or {}), history, on_decision)
-        self._steps = 0
         self._core: TrainerCore | None = None
         self._io: IoThread | None = None
         self._weights: WeightsSync | None = None
-        self._epoch_steps = 0
-        self._step_called = False
         self._closed = False
-        self._left_at = 0.0
         self._resume: dict[str, Any] = {}
-        self.last_batch_info: BatchInfo | None = None
 
     # ------------------------------------------------------------ start
     def start(self) -> None:
@@ -157,7 +156,7 @@ class StreamLoader(Sifted):
                 rank=self._rank,
                 world=self._world,
                 job_spec=self._job_spec(wire_pb2.MODE_SAMPLES, self.policy),
-                batch_size=self._batch_size,
+                batch_size=self.batch_size,
                 window=self._window,
                 endless=self._steps_per_epoch is not None,
                 loaders=self._loader_count,
@@ -187,7 +186,7 @@ class StreamLoader(Sifted):
     def memory_bound(self) -> str:
         """Rows buffered on this rank at most (design rule 6), in words."""
         return (
-            f"rank {self._rank} buffers at most {self._batch_size - 1} rows and {self._window} candidate batches of "
+            f"rank {self._rank} buffers at most {self.batch_size - 1} rows and {self._window} candidate batches of "
             f"each of {self._workers_known()} workers, besides {self._prefetch} assembled batches"
         )
 
@@ -205,7 +204,8 @@ class StreamLoader(Sifted):
     # ------------------------------------------------------------ iteration
     def __iter__(self) -> Iterator[Any]:
         self.start()
-        self._epoch_steps = 0
+        self._forget_unclaimed()
+        self._epoch_steps, self._epoch_done = self._epoch_done, 0
         while self._steps_per_epoch is None or self._epoch_steps < self._steps_per_epoch:
             batch = self._next_batch()
             if batch is None:
@@ -230,7 +230,7 @@ class StreamLoader(Sifted):
             engine.hand_out(item)
             engine.stats.wait_seconds += time.monotonic() - began
         self._io.wake()
-        self.last_batch_info = item.info
+        self._handed_out(item.info)
         batch = _structure.hand_out(item.flat, self._device, self._pin_memory)
         self._left_at = time.monotonic()
         return batch
@@ -250,13 +250,12 @@ class StreamLoader(Sifted):
             )  # fmt: skip
 
     # ------------------------------------------------------------ weights
-    def step(self, model: nn.Module | None = None) -> None:
-        """Call on every rank after opt.step(); rank 0 publishes every sync_every steps, in the background."""
-        self._steps += 1
-        self._step_called = True
-        self._engine.steps = self._engine.stats.steps = self._steps
-        if self.last_batch_info is not None:
-            self._engine.mark_trained(self.last_batch_info.ordinal)
+    def step(self, model: nn.Module | None = None, *, ordinal: int | None = None) -> None:
+        """Call on every rank after opt.step(); rank 0 publishes every sync_every steps, in the background.
+
+        `ordinal`: of the newest batch that this step trained; default: all that were handed out.
+        """
+        self._stepped(self._engine, ordinal)
         if self._weights is not None and self._weights.due(self._steps):
             with self._engine.lock:
                 history = self._engine.history.sample()
@@ -270,26 +269,36 @@ class StreamLoader(Sifted):
         with self._engine.lock:
             return Stats(**self._engine.stats.__dict__)
 
+    def _outbox(self) -> Outbox | None:
+        return self._engine
+
     def _workers_known(self) -> int:
         return 0 if self._core is None else len(self._core.sessions)
 
     # ------------------------------------------------------------ state
     def state_dict(self) -> dict[str, Any]:
         """The position: what this rank trained, per loader and pass. Picklable; the batch in hand counts as trained."""
+        engine = self._engine
+        if self.last_batch_info is not None and not self._claims:
+            engine.mark_trained(self.last_batch_info.ordinal)
+        with engine.lock:
+            epoch_steps = 0 if self._steps_per_epoch is None else self._trained_of_epoch(engine)
         return {
             "schema": STATE_SCHEMA,
             "rank": self._rank,
             "world": self._world,
             "loader_count": self._loader_count,
-            "batch_size": self._batch_size,
+            "batch_size": self.batch_size,
             "steps": self._steps,
-            **self._engine.position(self.last_batch_info),
+            "epoch_steps": epoch_steps,
+            **engine.position(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Before the first batch. {} does nothing."""
+        """Before the first batch. {} does nothing. Takes what siftd.gather_state gave, too."""
         if not state:
             return
+        state = own_state(state, self._rank, self._world)
         if state.get("schema") != STATE_SCHEMA:
             raise StateError(f"schema is {state.get('schema')!r}; allowed: {STATE_SCHEMA}")
         if self._io is not None:
@@ -298,12 +307,14 @@ class StreamLoader(Sifted):
             ("rank", self._rank),
             ("world", self._world),
             ("loader_count", self._loader_count),
-            ("batch_size", self._batch_size),
+            ("batch_size", self.batch_size),
         ):
             if state[name] != mine:
                 raise StateError(f"the state was saved with {name} {state[name]}, this loader has {mine}")
         self._resume = state
         self._steps = state["steps"]
+        done = state["epoch_steps"]
+        self._epoch_done = 0 if self._steps_per_epoch is None or done >= self._steps_per_epoch else done
         self._engine.history = RecentScores(length_for(self.policy), state["history"])
 
     # ------------------------------------------------------------ end
