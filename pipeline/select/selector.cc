@@ -112,7 +112,9 @@ struct Selector::Impl {
     for (std::size_t i = 0; i < n; ++i) {
       if (!keep[i]) continue;
       d.kept.push_back(static_cast<std::uint32_t>(i));
-      if (policy->bernoulli()) d.weight.push_back(1.0f / d.keep_probability[i]);
+      if (!policy->bernoulli()) continue;
+      // Without a finite row the rule was asked for no probability.
+      d.weight.push_back(d.keep_probability.empty() ? 1.0f : 1.0f / d.keep_probability[i]);
     }
   }
 };

@@ -119,6 +119,21 @@ TEST(Selector, NonFiniteRowsAreKeptWhenAsked) {
   EXPECT_THAT(batch.decision.kept, ElementsAre(1, 2));
 }
 
+// Bug: the weights were read off probabilities that nobody had filled.
+TEST(Selector, ABatchWithoutAFiniteScoreIsKeptWhenAsked) {
+  for (const auto& kind : {decltype(PolicyOptions::kind){UniformOptions{0.5}},
+                           decltype(PolicyOptions::kind){LossCdfOptions{}}}) {
+    Selector selector;
+    PolicyOptions policy;
+    policy.kind = kind;
+    policy.non_finite = NonFinite::kKeep;
+    ScoredBatch batch = Batch(policy, {NAN, NAN, std::numeric_limits<float>::infinity()});
+    selector.Select(batch);
+    EXPECT_THAT(batch.decision.kept, ElementsAre(0, 1, 2));
+    EXPECT_THAT(batch.decision.weight, ElementsAre(1, 1, 1));
+  }
+}
+
 TEST(Selector, RankPolicyHasNoWeights) {
   Selector selector;
   PolicyOptions policy;
