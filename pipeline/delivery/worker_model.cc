@@ -55,6 +55,10 @@ void WorkerCore::OnModelAck(ModelAck ack, std::uint64_t step, const std::string&
   if (ack.run != m.run) return;  // of a run that is over
   if (ack.state == ModelState::kApplied && m.transfer == ModelKind::kArtifact) {
     m.artifact_sha256 = sha256;
+    // It holds weights of its own: until the run's next FULL version nothing is scored with them.
+    m.model_ready = false;
+    m.model_version = 0;
+    m.model_step = 0;
     m.actions.log.push_back("scorer artifact " + sha256.substr(0, 12) + " loaded");
   } else if (ack.state == ModelState::kApplied) {
     if (!m.model_ready)

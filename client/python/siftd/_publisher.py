@@ -1,23 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Publishes weight versions to all workers, each at its own pace, newest only.
 
-PublisherCore is pure; Publisher runs it on a thread and sockets of its own, so that weights never hold up the data.
+A version is FULL, or a DELTA over the newest FULL one, the base. A DELTA goes to workers whose version in force is at
+least the base; any other worker gets the FULL version that base and DELTA make together. PublisherCore is pure;
+Publisher runs it on a thread and sockets of its own, so that weights never hold up the data.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from siftd._client_core import ClientCore
 from siftd._session import new_incarnation
-from siftd._snapshot import Snapshot
+from siftd._snapshot import Snapshot, compose
 from siftd._transport import IoThread
 from siftd._wire import wire_pb2
 
 WINDOW = 4  # chunks in flight per worker
+SEAL_AT_ONCE = 8  # chunks between two looks at the sockets: checksums of a large model must not silence the sessions
 
 
 @dataclass
@@ -31,6 +35,7 @@ class _Transfer:
     applied: int = 0  # version in force
     has_artifact: bool = False
     refused: int = -1  # newest version it refused
+    needs_full: bool = False  # whatever its version is: it refused one, or took a new artifact
 
 
 class PublisherCore(ClientCore):
@@ -40,8 +45,11 @@ class PublisherCore(ClientCore):
         super().__init__(incarnation)
         self.job, self.run = job, run
         self.snapshot: Snapshot | None = None
+        self.base: Snapshot | None = None
         self.artifact: Snapshot | None = None
+        self.unsealed: Snapshot | None = None  # a worker waits for it: the owner seals it, then calls `pump`
         self.refusals: list[str] = []
+        self._composed: Snapshot | None = None  # FULL, of the base and a DELTA
         self._transfers: list[_Transfer] = []
 
     def make_hello(self) -> Any:
@@ -55,8 +63,13 @@ class PublisherCore(ClientCore):
         self._transfers.append(_Transfer())
 
     def offer(self, snapshot: Snapshot, now: float) -> None:
+        """The newest version, sealed; the first one is FULL."""
         self.snapshot = snapshot
-        self._pump_all(now)
+        if snapshot.begin.kind == wire_pb2.MODEL_KIND_FULL:
+            self.base, self._composed = snapshot, None
+        elif self._composed is not None and self._composed.sealed:
+            self._composed = None  # the next one to join gets a newer one
+        self.pump(now)
 
     def on_open(self, worker: int, died: bool, now: float) -> None:
         session = self.sessions[worker]
@@ -65,7 +78,14 @@ class PublisherCore(ClientCore):
             has_artifact=not welcome.needs_artifact,
             applied=welcome.model_version if welcome.run == self.run else 0,
         )
-        if welcome.needs_artifact and not welcome.artifact_upload:
+        if welcome.needs_artifact and self.artifact is None:
+            self._refused(
+                worker,
+                0,
+                "it has no scorer, or another one, and this one is Python, which does not go over the wire; start it "
+                "with --backend python --python-factory MODULE:FUNCTION",
+            )
+        elif welcome.needs_artifact and not welcome.artifact_upload:
             self._refused(
                 worker,
                 0,
@@ -95,14 +115,18 @@ class PublisherCore(ClientCore):
             artifact = t.snapshot.begin.kind == wire_pb2.MODEL_KIND_ARTIFACT
             if message.state == wire_pb2.MODEL_STATE_REFUSED:
                 self._refused(worker, message.version, f"refused version {message.version}: {message.text}")
+                # NaN leaves no doubt about what the worker holds.
+                t.needs_full |= message.code != wire_pb2.MODEL_NOT_FINITE
             elif artifact:
-                t.has_artifact = True
+                t.has_artifact = t.needs_full = True  # its weights are the archive's
             else:
                 t.applied = message.version
+                t.needs_full &= t.snapshot.begin.kind != wire_pb2.MODEL_KIND_FULL
             t.snapshot = None
         self._pump(worker, now)
 
-    def _pump_all(self, now: float) -> None:
+    def pump(self, now: float) -> None:
+        """Sends what there is to send."""
         for worker in range(len(self.sessions)):
             self._pump(worker, now)
 
@@ -111,9 +135,13 @@ class PublisherCore(ClientCore):
         if not session.open:
             return
         if t.snapshot is None:
-            t.snapshot = self._next(t)
-            if t.snapshot is None:
+            snapshot = self._next(t)
+            if snapshot is None:
                 return
+            if not snapshot.sealed:
+                self.unsealed = snapshot
+                return
+            t.snapshot = snapshot
             t.next_chunk, t.acked_chunks, t.committed = 0, 0, False
             begin = wire_pb2.ModelBegin()
             begin.CopyFrom(t.snapshot.begin)
@@ -132,8 +160,15 @@ class PublisherCore(ClientCore):
     def _next(self, t: _Transfer) -> Snapshot | None:
         if not t.has_artifact:
             return self.artifact if t.refused < 0 else None  # code goes only where it is welcome
-        s = self.snapshot
-        return s if s is not None and s.begin.version > max(t.applied, t.refused) else None
+        s, base, known = self.snapshot, self.base, max(t.applied, t.refused)
+        if s is None or base is None or s.begin.version <= known:
+            return None
+        if s is base or (t.applied >= base.begin.version and not t.needs_full):
+            return s
+        # One that is being sealed is used, though it may not be the newest any more: else a worker could wait for ever.
+        if self._composed is None or self._composed.begin.version <= known:
+            self._composed = compose(base, s)
+        return self._composed
 
     def applied(self, version: int) -> int:
         return sum(t.applied >= version for t in self._transfers)
@@ -150,9 +185,11 @@ class Publisher:
 
     def __init__(self, endpoints: Sequence[str], job: str, run: int, artifact: Snapshot | None) -> None:
         self.core = PublisherCore(job, run, new_incarnation())
-        self._artifact = artifact
+        self.core.artifact = artifact
         self._mail = threading.Lock()
         self._offered: Snapshot | None = None  # guarded by _mail
+        self._sealing: Snapshot | None = None
+        self._sealed: Callable[[float], None] = self.core.pump  # what follows
         self._applied = threading.Condition()
         self.step = 0
         self._io = IoThread("siftd-publish", endpoints, self.core, self._turn)
@@ -168,16 +205,26 @@ class Publisher:
 
     def _turn(self, now: float) -> None:
         self.core.step = self.step
-        if self._artifact is not None:
-            self._artifact.seal()
-            self.core.artifact, self._artifact = self._artifact, None
-        with self._mail:
-            snapshot, self._offered = self._offered, None
-        if snapshot is not None:
-            snapshot.seal()
-            self.core.offer(snapshot, now)
+        if self._sealing is None:
+            self._begin_to_seal()
+        if self._sealing is not None:
+            if self._sealing.seal(SEAL_AT_ONCE):
+                self._sealing = None
+                self._sealed(now)
+            self._io.wake()  # for the rest, or the next one
         with self._applied:
             self._applied.notify_all()
+
+    def _begin_to_seal(self) -> None:
+        """Workers that wait come first: there is a newer version at every turn where they come fast."""
+        if self.core.unsealed is not None:
+            self._sealing, self.core.unsealed = self.core.unsealed, None
+            self._sealed = self.core.pump
+            return
+        with self._mail:
+            offered, self._offered = self._offered, None
+        if offered is not None:
+            self._sealing, self._sealed = offered, partial(self.core.offer, offered)
 
     def wait(self, version: int, timeout: float, workers: int = 1) -> bool:
         """Until at least `workers` workers use `version` or a newer one; False: the deadline passed, or none will."""

@@ -1,48 +1,68 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Snapshots of a model's weights: one flat copy on the caller's thread, everything else in the background."""
+"""Snapshot: one version of weights, or an artifact, as the bytes and the ModelBegin that are sent."""
 
 from __future__ import annotations
 
 import hashlib
-import weakref
 import zlib
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from siftd._wire_tensor import _BY_NUMBER
-from siftd.errors import ConfigError
-from siftd.export import unwrap
 from siftd.v1 import wire_pb2
 
 CHUNK_BYTES = 4 << 20
+Bytes = np.ndarray[Any, Any]  # uint8 [n]
 
 
 @dataclass
 class Snapshot:
-    """One version of weights, or an artifact: its ModelBegin (session empty) and bytes. Immutable."""
+    """One version, or an artifact: its ModelBegin (session empty) and bytes. Immutable once it is sealed."""
 
     begin: Any
-    data: np.ndarray[Any, Any] = field(repr=False)  # uint8 [total_bytes]
-    crc32: list[int] = field(default_factory=list, repr=False)
+    pieces: Sequence[Bytes] = field(repr=False)  # back to back
+    history: Sequence[float] = field(default=(), repr=False)  # recent scores; in `begin` of a FULL version only
+    crc32: list[int] = field(default_factory=list, repr=False)  # of each chunk
 
-    def seal(self) -> None:
-        """Computes digest and checksums; off the training thread."""
-        if self.begin.sha256:
-            return
-        view = self.data.data
-        self.crc32 = [zlib.crc32(view[a : a + CHUNK_BYTES]) for a in range(0, len(view), CHUNK_BYTES)]
-        self.begin.sha256 = hashlib.sha256(view).digest()
+    def __post_init__(self) -> None:
+        self._starts = list(accumulate((len(p) for p in self.pieces), initial=0))
+        self._digest = hashlib.sha256()
+
+    @property
+    def sealed(self) -> bool:
+        return bool(self.begin.sha256)
+
+    def seal(self, most: int | None = None) -> bool:
+        """Computes the checksums of at most `most` more chunks, at the end the digest; True: sealed."""
+        done, chunks = len(self.crc32), self.begin.chunks
+        for i in range(done, chunks if most is None else min(chunks, done + most)):
+            chunk = self.chunk(i)
+            self.crc32.append(zlib.crc32(chunk))
+            self._digest.update(chunk)
+        if len(self.crc32) == chunks and not self.sealed:
+            self.begin.sha256 = self._digest.digest()
+        return self.sealed
 
     def chunk(self, index: int) -> memoryview:
-        return self.data[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES].data
+        """A view, or a copy where pieces meet within the chunk."""
+        at = index * CHUNK_BYTES
+        end = min(at + CHUNK_BYTES, self._starts[-1])
+        i = bisect_right(self._starts, at) - 1
+        views = []
+        while at < end:
+            start, stop = self._starts[i], min(end, self._starts[i + 1])
+            views.append(self.pieces[i][at - start : stop - start])
+            at, i = stop, i + 1
+        return (views[0] if len(views) == 1 else np.concatenate(views)).data
 
 
-def _begin(kind: int, run: int, version: int, step: int, total: int) -> Any:
+def model_begin(kind: int, run: int, version: int, step: int, total: int) -> Any:
     return wire_pb2.ModelBegin(
         run=run,
         version=version,
@@ -57,62 +77,42 @@ def _begin(kind: int, run: int, version: int, step: int, total: int) -> Any:
 def artifact_snapshot(archive: bytes, run: int) -> Snapshot:
     """The scorer's archive as something to publish."""
     data = np.frombuffer(archive, dtype=np.uint8)
-    return Snapshot(_begin(wire_pb2.MODEL_KIND_ARTIFACT, run, 0, 0, len(data)), data)
+    return Snapshot(model_begin(wire_pb2.MODEL_KIND_ARTIFACT, run, 0, 0, len(data)), [data])
 
 
-class Snapshotter:
-    """Takes snapshots in the order and types of a scorer's state. One thread: the training loop's."""
-
-    def __init__(self, state: Sequence[Any]) -> None:
-        self._state = list(state)
-        self._bytes = [_entry_bytes(e) for e in self._state]
-        self._total = sum(self._bytes)
-        # Buffers whose bytes are still being sent are kept apart by a weak reference to their array.
-        self._pool: list[tuple[torch.Tensor, list[torch.Tensor], weakref.ref[Any]]] = []
-
-    def take(self, model: nn.Module, run: int, version: int, step: int) -> Snapshot:
-        """Copies the weights. The loop may change them as soon as this returns."""
-        model = unwrap(model)
-        tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-        sources = []
-        for entry in self._state:
-            source = tensors.get(entry.name)
-            if source is None or list(source.shape) != list(entry.shape):
-                found = "nothing" if source is None else list(source.shape)
-                raise ConfigError(f"model's '{entry.name}'", found, f"shape {list(entry.shape)}, as it was exported")
-            sources.append(source.detach())
-        flat, views = self._buffer()
-        if self._state:
-            torch._foreach_copy_(views, sources)
-        array = flat.numpy()
-        self._pool = [(f, v, weakref.ref(array) if f is flat else r) for f, v, r in self._pool]
-        begin = _begin(wire_pb2.MODEL_KIND_FULL, run, version, step, self._total)
-        for entry in self._state:
-            begin.manifest.add(name=entry.name, dtype=entry.dtype, shape=entry.shape)
-        return Snapshot(begin, array)
-
-    def _buffer(self) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        for flat, views, user in self._pool:
-            if user() is None:
-                return flat, views
-        flat = torch.empty(max(1, self._total), dtype=torch.uint8)
-        views, at = [], 0
-        for entry, size in zip(self._state, self._bytes, strict=True):
-            dtype = getattr(torch, _BY_NUMBER[entry.dtype])
-            # The exporter orders the entries by item size, so every offset is aligned.
-            views.append(flat[at : at + size].view(dtype).view(tuple(entry.shape)))
-            at += size
-        self._pool.append((flat, views, weakref.ref(_Gone())))
-        return flat, views
+def compose(base: Snapshot, delta: Snapshot) -> Snapshot:
+    """The FULL version that `delta` makes of `base`, out of the bytes of the two: nothing is copied."""
+    begin = model_begin(
+        wire_pb2.MODEL_KIND_FULL, delta.begin.run, delta.begin.version, delta.begin.step, base.begin.total_bytes
+    )
+    begin.manifest.extend(base.begin.manifest)
+    begin.history.extend(delta.history)
+    (old,), (new,) = base.pieces, delta.pieces
+    in_new, at = {}, 0
+    for desc in delta.begin.manifest:
+        in_new[desc.name] = at
+        at += entry_bytes(desc)
+    ranges: list[tuple[Bytes, int, int]] = []  # of old or new
+    at = 0
+    for desc in begin.manifest:
+        size = entry_bytes(desc)
+        source, start = (new, in_new[desc.name]) if desc.name in in_new else (old, at)
+        if ranges and ranges[-1][0] is source and ranges[-1][2] == start:
+            ranges[-1] = (source, ranges[-1][1], start + size)
+        else:
+            ranges.append((source, start, start + size))
+        at += size
+    return Snapshot(begin, [source[a:b] for source, a, b in ranges if b > a], delta.history)
 
 
-class _Gone:
-    """An object that is dead at once: marks a buffer as free."""
-
-
-def _entry_bytes(entry: Any) -> int:
-    dtype = getattr(torch, _BY_NUMBER[entry.dtype])
-    count = 1
+def entry_bytes(entry: Any) -> int:
+    """Of a StateEntry or a TensorDesc."""
+    count = torch_dtype(entry).itemsize
     for size in entry.shape:
         count *= size
-    return int(count * dtype.itemsize)
+    return count
+
+
+def torch_dtype(entry: Any) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, _BY_NUMBER[entry.dtype])
+    return dtype
