@@ -18,6 +18,7 @@ namespace {
 // clang-format off
 #define SIFTD_CONFIG_FIELDS(X)                                                                \
   X(endpoint) X(port_file) X(name) X(job) X(insecure_plaintext)                               \
+  X(backend) X(python_factory) X(python)                                                      \
   X(artifact) X(allow_artifact_upload) X(device) X(lanes) X(threads)                          \
   X(refuse_non_finite_weights) X(score_batch_rows) X(max_batch_age_ms)                        \
   X(max_inflight) X(graph_threads) X(budget_bytes) X(max_batch_bytes)                         \
@@ -58,10 +59,46 @@ Status OneOf(const char* field, const std::string& value,
   return InvalidArgument(std::string(field) + " is '" + value + "'; allowed: " + list);
 }
 
+// Identifiers with dots between them.
+bool IsDottedName(std::string_view text) {
+  bool first = true;  // of an identifier
+  for (const char c : text) {
+    const bool letter =
+        (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || (c & 0x80) != 0;
+    if (c == '.' ? first : !letter && (first || c < '0' || c > '9')) return false;
+    first = c == '.';
+  }
+  return !first;
+}
+
+Status CheckBackend(const WorkerConfig& c) {
+  SIFTD_RETURN_IF_ERROR(OneOf("backend", c.backend, {"jit", "python"}));
+  if (c.backend == "jit") {
+    if (c.python_factory.empty()) return OkStatus();
+    return InvalidArgument("python_factory is '" + c.python_factory +
+                           "'; allowed: only with backend python");
+  }
+  const std::string_view factory = c.python_factory;
+  const std::size_t colon = factory.find(':');
+  if (colon == std::string::npos || !IsDottedName(factory.substr(0, colon)) ||
+      !IsDottedName(factory.substr(colon + 1))) {
+    return InvalidArgument("python_factory is '" + c.python_factory +
+                           "'; allowed: module:function, as in 'train.sifting:make_scorer'");
+  }
+  if (c.python.empty()) return InvalidArgument("python is ''; allowed: a Python interpreter");
+  const std::string only =
+      "; with backend python the scorer is what python_factory makes; allowed: ";
+  if (!c.artifact.empty()) return InvalidArgument("artifact is '" + c.artifact + "'" + only + "''");
+  if (c.allow_artifact_upload)
+    return InvalidArgument("allow_artifact_upload is true" + only + "false");
+  return OkStatus();
+}
+
 }  // namespace
 
 Status WorkerConfig::Validate() const {
   constexpr std::uint64_t kRowsMost = 1u << 20;
+  SIFTD_RETURN_IF_ERROR(CheckBackend(*this));
   SIFTD_RETURN_IF_ERROR(InRange("lanes", lanes, 1, 64));
   SIFTD_RETURN_IF_ERROR(InRange("threads", threads, 0, 1024));
   SIFTD_RETURN_IF_ERROR(InRange("score_batch_rows", score_batch_rows, 1, kRowsMost));

@@ -19,6 +19,9 @@ struct WorkerConfig {
   std::string job;
   bool insecure_plaintext = false;
 
+  std::string backend = "jit";
+  std::string python_factory;
+  std::string python = "python3";
   std::string artifact;
   bool allow_artifact_upload = false;
   std::string device = "cpu";

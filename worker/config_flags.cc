@@ -37,6 +37,10 @@ void ConfigFlags::AddTo(CLI::App* c) {
   Add(c, "--job", &W::job, "Serve only this job");
   Add(c, "--insecure-plaintext", &W::insecure_plaintext,
       "Allow an address that other hosts reach, unencrypted");
+  Add(c, "--backend", &W::backend, "jit (a scorer archive) or python (a factory of your own)");
+  Add(c, "--python-factory", &W::python_factory,
+      "module:function that makes the scorer; it runs with this worker's rights");
+  Add(c, "--python", &W::python, "Interpreter of backend python; it needs siftd and torch");
   Add(c, "--artifact", &W::artifact, "Scorer archive made by siftd.export_scorer");
   Add(c, "--allow-artifact-upload", &W::allow_artifact_upload,
       "Take the scorer (code) from the publisher");

@@ -3,7 +3,10 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <atomic>
+#include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
@@ -42,24 +45,33 @@ Status WritePortFile(const std::string& path, const std::string& endpoint) {
 
 int RunWorker(const WorkerConfig& config, int parent_pid) {
   Watch::BlockSignals();
+  std::signal(SIGCHLD, SIG_DFL);  // where it came ignored, no child process could be waited for
   auto log = MakeLog(config, config.name.empty() ? "siftd" : config.name);
   if (!log.ok()) return Fail("worker", log.status(), kExitConfig);
-  auto worker = Worker::Create(config, *log);
-  if (!worker.ok()) {
-    return Fail("worker", worker.status(),
-                worker.status().code() == Code::kInvalidArgument ? kExitConfig : kExitFailure);
+  std::atomic<Worker*> serving{nullptr};
+  std::unique_ptr<Worker> worker;
+  const Watch watch(parent_pid, [&](const std::string& reason) {
+    if (Worker* w = serving) return w->RequestStop(reason);
+    std::fprintf(stderr, "siftd worker: %s while the scorer was loading\n", reason.c_str());
+    std::_Exit(kExitFailure);  // nothing was served yet; its child processes end by themselves
+  });
+  auto created = Worker::Create(config, *log);
+  if (!created.ok()) {
+    return Fail("worker", created.status(),
+                created.status().code() == Code::kInvalidArgument ? kExitConfig : kExitFailure);
   }
-  const Watch watch(parent_pid, [&](const std::string& reason) { (*worker)->RequestStop(reason); });
+  worker = std::move(*created);
+  serving = worker.get();
   if (!config.port_file.empty()) {
-    if (const Status s = WritePortFile(config.port_file, (*worker)->endpoint()); !s.ok()) {
+    if (const Status s = WritePortFile(config.port_file, worker->endpoint()); !s.ok()) {
       return Fail("worker", s, kExitFailure);
     }
   }
-  std::printf(
-      "siftd worker ready endpoint=%s http=%s device=%s pid=%d\n", (*worker)->endpoint().c_str(),
-      (*worker)->http().empty() ? "-" : (*worker)->http().c_str(), config.device.c_str(), getpid());
+  std::printf("siftd worker ready endpoint=%s http=%s device=%s pid=%d\n",
+              worker->endpoint().c_str(), worker->http().empty() ? "-" : worker->http().c_str(),
+              config.device.c_str(), getpid());
   std::fflush(stdout);
-  (*worker)->Run();
+  worker->Run();
   (*log)->info("ended");
   return kExitOk;
 }

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "pipeline/wire/codec.h"
+#include "worker/python_backend.h"
 #include "worker/version.h"
 
 namespace siftd {
@@ -50,14 +51,20 @@ Result<std::unique_ptr<Worker>> Worker::Create(const WorkerConfig& config, Log l
 Status Worker::Start() {
   ScorerOptions scorer;
   SIFTD_ASSIGN_OR_RETURN(scorer.device, ParseDevice(config_.device));
-  SIFTD_RETURN_IF_ERROR(ProbeDevice(scorer.device));
+  const bool python = config_.backend == "python";
+  // The children's own PyTorch tells whether their device is there.
+  if (!python) SIFTD_RETURN_IF_ERROR(ProbeDevice(scorer.device));
   scorer.lanes = static_cast<int>(config_.lanes);
   scorer.threads = static_cast<int>(config_.threads);
   scorer.refuse_non_finite = config_.refuse_non_finite_weights;
   scorer_ = std::make_unique<Scorer>(scorer);
 
   WorkerCoreOptions core;
-  if (!config_.artifact.empty()) {
+  if (python) {
+    SIFTD_ASSIGN_OR_RETURN(python_, StartPythonReplica(config_, log_));
+    core.artifact_sha256 = python_->sha256();
+    scorer_->Use(python_);
+  } else if (!config_.artifact.empty()) {
     std::string note;
     SIFTD_ASSIGN_OR_RETURN(core.artifact_sha256,
                            LoadArtifactFile(config_.artifact, scorer_.get(), &note));
@@ -66,7 +73,8 @@ Status Worker::Start() {
   core.name = config_.name;
   core.version = kVersion;
   core.device = ToString(scorer.device) + ", " + std::to_string(config_.lanes) + " x " +
-                std::to_string(config_.threads) + " threads";
+                std::to_string(config_.threads) + " threads" +
+                (python ? ", python " + config_.python_factory : "");
   core.job = config_.job;
   core.incarnation = WallNanos();
   core.budget_bytes = config_.budget_bytes;
@@ -112,11 +120,11 @@ Status Worker::Start() {
 }
 
 // Graph before sockets: what the graph still answers has nowhere to go by then, and is dropped on
-// purpose.
+// purpose. The scorer stops first, so that nobody waits for a forward that hangs.
 Worker::~Worker() {
+  if (scorer_ != nullptr) scorer_->Close();
   model_.reset();
   graph_.reset();
-  if (scorer_ != nullptr) scorer_->Close();
   http_.reset();
   router_.reset();
 }
@@ -217,8 +225,7 @@ void Worker::Act(MonoTime now) {
     }
     for (const std::string& line : actions.log) log_->info(line);
     for (WorkerActions::Send& send : actions.sends) {
-      // The core knows no stages.
-      if (auto* status = std::get_if<StatusReply>(&send.message)) status->stages = graph_->Stages();
+      if (auto* status = std::get_if<StatusReply>(&send.message)) Complete(status);
       Send(send.to, send.message, now);
     }
     for (const PeerHandle peer : actions.forget) router_->Forget(peer);
@@ -254,9 +261,23 @@ void Worker::Tick(MonoTime now) {
   if (now - last_publish_ < kPublishEvery) return;
   last_publish_ = now;
   auto status = std::make_shared<StatusReply>(core_->Snapshot(now));
-  status->stages = graph_->Stages();
+  Complete(status.get());
   WarnOfSlowStages(*status, now);
-  if (http_ != nullptr) http_->Publish(std::move(status), core_->NotReadyReason());
+  std::string reason = core_->NotReadyReason();
+  if (reason.empty() && python_ != nullptr) reason = python_->down();
+  if (http_ != nullptr) http_->Publish(std::move(status), reason);
+}
+
+// What the core does not know.
+void Worker::Complete(StatusReply* status) const {
+  status->stages = graph_->Stages();
+  if (python_ == nullptr) return;
+  if (const std::uint64_t deaths = python_->deaths(); deaths > 0)
+    status->errors["SCORER_PROCESS_DIED"] = deaths;
+  if (std::string down = python_->down(); !down.empty()) {
+    status->ready = false;
+    status->not_ready_reason = std::move(down);
+  }
 }
 
 void Worker::WarnOfSlowStages(const StatusReply& status, MonoTime now) {

@@ -13,6 +13,7 @@
 #include "pipeline/data/ports.h"
 #include "pipeline/delivery/worker_core.h"
 #include "pipeline/graph/sift_graph.h"
+#include "pipeline/model/python_replica.h"
 #include "pipeline/model/scorer.h"
 #include "pipeline/net/router_endpoint.h"
 #include "pipeline/net/wakeup.h"
@@ -26,7 +27,7 @@ namespace siftd {
 
 class Worker final : public DecidedPort {
  public:
-  // Loads the artifact, binds the endpoints. REQUIRES: config.Validate().ok()
+  // Loads the scorer, binds the endpoints. REQUIRES: config.Validate().ok()
   static Result<std::unique_ptr<Worker>> Create(const WorkerConfig& config, Log log);
   ~Worker() override;
 
@@ -47,6 +48,7 @@ class Worker final : public DecidedPort {
   void Act(MonoTime now);
   void Send(PeerHandle to, const Message& message, MonoTime now);
   void Tick(MonoTime now);
+  void Complete(StatusReply* status) const;
   void WarnOfSlowStages(const StatusReply& status, MonoTime now);
 
   const WorkerConfig config_;
@@ -65,6 +67,7 @@ class Worker final : public DecidedPort {
   std::unique_ptr<WorkerCore> core_;
   Selector selector_;  // the graph's select node's alone
   std::unique_ptr<Scorer> scorer_;
+  std::shared_ptr<PythonReplica> python_;  // null with backend jit
   std::unique_ptr<SiftGraph> graph_;
   std::unique_ptr<ModelThread> model_;
   MonoTime last_tick_{};

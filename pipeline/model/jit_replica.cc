@@ -7,10 +7,10 @@
 #include <atomic>
 #include <shared_mutex>
 #include <unordered_map>
-#include <unordered_set>
 
 #include "pipeline/model/memory_reader.h"
 #include "pipeline/model/tensor_convert.h"
+#include "pipeline/model/weights_check.h"
 
 namespace siftd {
 namespace {
@@ -70,7 +70,6 @@ struct JitReplica::Impl {
   std::array<WeightSet, 2> sets;
   std::atomic<int> current{0};
 
-  std::optional<UpdateError> Check(const WeightsVersion& weights, const WeightSet& set) const;
   at::Tensor Collate(const std::vector<ScoredBatchPtr>& batches, const TensorSpec& spec,
                      std::int64_t rows) const;
   Result<std::vector<at::Tensor>> Columns(const c10::IValue& output, std::int64_t rows) const;
@@ -103,60 +102,22 @@ Result<std::unique_ptr<JitReplica>> JitReplica::Load(const Frame& archive,
   return std::unique_ptr<JitReplica>(new JitReplica(std::move(impl)));
 }
 
-std::optional<UpdateError> JitReplica::Impl::Check(const WeightsVersion& weights,
-                                                   const WeightSet& set) const {
-  const auto refuse = [](std::string text) {
-    return UpdateError{ErrorCode::kModelMismatch, std::move(text)};
-  };
-  std::unordered_set<std::string_view> seen;
-  for (const Tensor& tensor : weights.tensors) {
-    const auto it = set.state.find(tensor.name);
-    if (it == set.state.end())
-      return refuse("weights hold '" + tensor.name + "', which the scorer does not have");
-    if (!seen.insert(tensor.name).second) return refuse("weights name '" + tensor.name + "' twice");
-    const TensorSpec want{tensor.name, FromScalarType(it->second.scalar_type()),
-                          it->second.sizes().vec()};
-    if (tensor.dtype != want.dtype || tensor.shape != want.shape) {
-      return refuse("weights hold " +
-                    ToString(TensorSpec{tensor.name, tensor.dtype, tensor.shape}) +
-                    "; the scorer takes " + ToString(want));
-    }
-    if (Status status = Validate(tensor); !status.ok()) return refuse(status.message());
-  }
-  if (weights.kind == ModelKind::kFull && seen.size() != set.state.size()) {
-    for (const auto& [name, unused] : set.state) {
-      if (!seen.contains(name)) {
-        return refuse("weights lack '" + name + "' (" + std::to_string(seen.size()) + " of " +
-                      std::to_string(set.state.size()) + " entries)");
-      }
-    }
-  }
-  return std::nullopt;
-}
-
 std::optional<UpdateError> JitReplica::Update(const WeightsVersion& weights) {
   const int now = impl_->current.load();
   const WeightSet& active = impl_->sets[static_cast<std::size_t>(now)];
   WeightSet& idle = impl_->sets[static_cast<std::size_t>(1 - now)];
-  if (auto error = impl_->Check(weights, active)) return error;
+  if (auto error = CheckWeights(impl_->manifest, weights)) return error;
   const torch::NoGradGuard no_grad;
   try {
-    std::vector<std::pair<const Tensor*, at::Tensor>> sources;
-    for (const Tensor& tensor : weights.tensors) {
-      at::Tensor source = CopyToAten(tensor);
-      if (impl_->refuse_non_finite && source.is_floating_point() &&
-          !source.isfinite().all().item<bool>()) {
-        return UpdateError{ErrorCode::kModelNotFinite,
-                           "weights '" + tensor.name + "' hold NaN or infinity"};
-      }
-      sources.emplace_back(&tensor, std::move(source));
+    if (impl_->refuse_non_finite) {
+      if (auto error = CheckFinite(weights)) return error;
     }
     const std::unique_lock lock(
         idle.mu);  // batches that began on the idle set before the last swap end first
     if (weights.kind == ModelKind::kDelta) {
       for (const auto& [name, tensor] : active.state) idle.state.at(name).copy_(tensor);
     }
-    for (const auto& [tensor, source] : sources) idle.state.at(tensor->name).copy_(source);
+    for (const Tensor& tensor : weights.tensors) idle.state.at(tensor.name).copy_(ViewAten(tensor));
     idle.version = weights.version;
     idle.step = weights.step;
   } catch (const std::exception& e) {
@@ -213,7 +174,7 @@ Result<std::vector<at::Tensor>> JitReplica::Impl::Columns(const c10::IValue& out
   return columns;
 }
 
-Status JitReplica::Score(const std::vector<ScoredBatchPtr>& batches) const {
+Status JitReplica::Score(const std::vector<ScoredBatchPtr>& batches) {
   std::int64_t rows = 0;
   for (const ScoredBatchPtr& batch : batches)
     rows += static_cast<std::int64_t>(batch->candidates.sample_id.size());
@@ -251,23 +212,6 @@ Status JitReplica::Score(const std::vector<ScoredBatchPtr>& batches) const {
   } catch (const std::exception& e) {
     return Internal("the scorer failed: " + Cause(e));
   }
-}
-
-Status JitReplica::CheckInputs(const std::vector<Tensor>& tensors) const {
-  for (const TensorSpec& spec : impl_->manifest.inputs) {
-    const Tensor* found = nullptr;
-    std::string names;
-    for (const Tensor& tensor : tensors) {
-      names += (names.empty() ? "" : ", ") + tensor.name;
-      if (tensor.name == spec.name) found = &tensor;
-    }
-    if (found == nullptr) {
-      return InvalidArgument("the batch lacks the model's input '" + spec.name +
-                             "'; it has: " + names);
-    }
-    SIFTD_RETURN_IF_ERROR(Matches(*found, spec));
-  }
-  return OkStatus();
 }
 
 }  // namespace siftd

@@ -8,42 +8,26 @@
 
 #include <memory>
 #include <optional>
-#include <string>
 #include <vector>
 
+#include "pipeline/base/frame.h"
 #include "pipeline/base/status.h"
-#include "pipeline/data/artifact.h"
-#include "pipeline/data/ports.h"
 #include "pipeline/model/device.h"
+#include "pipeline/model/replica.h"
 
 namespace siftd {
 
-// Why a version was refused; the old one stays in force.
-struct UpdateError {
-  ErrorCode code = ErrorCode::kNone;
-  std::string text;
-};
-
-class JitReplica {
+class JitReplica final : public Replica {
  public:
   // Checks every state entry of the manifest against the archive. Loads code: `archive` must be
   // trusted.
   static Result<std::unique_ptr<JitReplica>> Load(const Frame& archive, ArtifactManifest manifest,
                                                   const DeviceName& device, bool refuse_non_finite);
-  ~JitReplica();
-  JitReplica(const JitReplica&) = delete;
-  JitReplica& operator=(const JitReplica&) = delete;
+  ~JitReplica() override;
 
-  const ArtifactManifest& manifest() const;
-
-  // kFull: every entry of the manifest; kDelta: some, over the version in force.
-  std::optional<UpdateError> Update(const WeightsVersion& weights);
-
-  // Runs the batches as one; fills scores and version of each. On error nothing is filled.
-  Status Score(const std::vector<ScoredBatchPtr>& batches) const;
-
-  // Each manifest input is among `tensors` by name, and fits.
-  Status CheckInputs(const std::vector<Tensor>& tensors) const;
+  const ArtifactManifest& manifest() const override;
+  std::optional<UpdateError> Update(const WeightsVersion& weights) override;
+  Status Score(const std::vector<ScoredBatchPtr>& batches) override;
 
  private:
   struct Impl;

@@ -11,6 +11,7 @@
 
 #include "pipeline/base/bounded_queue.h"
 #include "pipeline/base/thread.h"
+#include "pipeline/model/jit_replica.h"
 
 namespace siftd {
 namespace {
@@ -36,12 +37,12 @@ struct Scorer::Impl {
 
   const ScorerOptions options;
   mutable std::mutex mu;
-  std::shared_ptr<JitReplica> replica;  // guarded by mu
+  std::shared_ptr<Replica> replica;  // guarded by mu
   BoundedQueue<Task> queue{kQueueCapacity};
   std::atomic<bool> closing{false};
   std::vector<Thread> lanes;  // last: they use all of the above
 
-  std::shared_ptr<JitReplica> Replica() const {
+  std::shared_ptr<Replica> Current() const {
     const std::lock_guard lock(mu);
     return replica;
   }
@@ -62,8 +63,8 @@ struct Scorer::Impl {
     }
   }
 
-  void Score(ScoreGroup& group) const {
-    const std::shared_ptr<JitReplica> r = Replica();
+  void Score(const ScoreGroup& group) const {
+    const std::shared_ptr<Replica> r = Current();
     if (closing || r == nullptr) {
       for (const ScoredBatchPtr& batch : group.batches) {
         Reject(*batch, closing ? ErrorCode::kDraining : ErrorCode::kNoModel,
@@ -73,16 +74,19 @@ struct Scorer::Impl {
     }
     const Status status = r->Score(group.batches);
     if (status.ok()) return;
-    if (group.batches.size() == 1) {
-      Reject(*group.batches[0], ErrorCode::kScoringFailed, status.message());
+    if (group.batches.size() == 1 && status.code() != Code::kUnavailable) {
+      RejectFailed(*group.batches[0], status);
       return;
     }
-    // Only the batch that is at fault pays for it.
+    // Only the batch that is at fault pays for it; a replica that failed may have been at fault
+    // itself.
     for (const ScoredBatchPtr& batch : group.batches) {
-      if (Status alone = r->Score({batch}); !alone.ok()) {
-        Reject(*batch, ErrorCode::kScoringFailed, alone.message());
-      }
+      if (Status alone = r->Score({batch}); !alone.ok()) RejectFailed(*batch, alone);
     }
+  }
+
+  void RejectFailed(ScoredBatch& batch, const Status& why) const {
+    Reject(batch, closing ? ErrorCode::kDraining : ErrorCode::kScoringFailed, why.message());
   }
 };
 
@@ -99,19 +103,23 @@ Status Scorer::LoadArtifact(const Frame& archive, ArtifactManifest manifest) {
   SIFTD_ASSIGN_OR_RETURN(auto replica,
                          JitReplica::Load(archive, std::move(manifest), impl_->options.device,
                                           impl_->options.refuse_non_finite));
-  const std::lock_guard lock(impl_->mu);
-  impl_->replica = std::move(replica);
+  Use(std::move(replica));
   return OkStatus();
 }
 
+void Scorer::Use(std::shared_ptr<Replica> replica) {
+  const std::lock_guard lock(impl_->mu);
+  impl_->replica.swap(replica);
+}
+
 std::optional<UpdateError> Scorer::Update(const WeightsVersion& weights) {
-  const std::shared_ptr<JitReplica> replica = impl_->Replica();
+  const std::shared_ptr<Replica> replica = impl_->Current();
   if (replica == nullptr)
     return UpdateError{ErrorCode::kNoModel, "no scorer is loaded to take weights"};
   return replica->Update(weights);
 }
 
-bool Scorer::loaded() const { return impl_->Replica() != nullptr; }
+bool Scorer::loaded() const { return impl_->Current() != nullptr; }
 
 void Scorer::Submit(ScoreGroupPtr group, std::function<void(ScoreGroupPtr)> done) {
   Impl::Task task{std::move(group), std::move(done), Now()};
@@ -123,7 +131,7 @@ void Scorer::Submit(ScoreGroupPtr group, std::function<void(ScoreGroupPtr)> done
 }
 
 Status Scorer::CheckInputs(const std::vector<Tensor>& tensors) const {
-  const std::shared_ptr<JitReplica> replica = impl_->Replica();
+  const std::shared_ptr<Replica> replica = impl_->Current();
   if (replica == nullptr) return FailedPrecondition("no scorer is loaded");
   return replica->CheckInputs(tensors);
 }
@@ -131,6 +139,7 @@ Status Scorer::CheckInputs(const std::vector<Tensor>& tensors) const {
 void Scorer::Close() {
   impl_->closing = true;
   impl_->queue.Close();
+  if (const auto replica = impl_->Current()) replica->Stop();
   for (Thread& lane : impl_->lanes) lane.Join();
 }
 

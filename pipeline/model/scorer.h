@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Scorer: the model side of a worker. Owns the replica and the lane threads that run it; LibTorch
-// stays inside. Submit, CheckInputs: any thread. LoadArtifact, Update: the model thread. Close:
-// once, from the owner.
+// stays inside. Submit, CheckInputs: any thread. LoadArtifact, Use, Update: the model thread, or
+// before there is one. Close: from the owner.
 #pragma once
 
 #include <memory>
@@ -11,7 +11,7 @@
 #include "pipeline/base/status.h"
 #include "pipeline/data/ports.h"
 #include "pipeline/model/device.h"
-#include "pipeline/model/jit_replica.h"
+#include "pipeline/model/replica.h"
 
 namespace siftd {
 
@@ -24,19 +24,21 @@ struct ScorerOptions {
 
 class Scorer final : public ScorerPort {
  public:
-  // Without a model: batches are rejected with kNoModel until LoadArtifact.
+  // Without a model: batches are rejected with kNoModel until LoadArtifact or Use.
   explicit Scorer(const ScorerOptions& options);
   ~Scorer() override;
 
-  // Takes the place of an earlier artifact; on error that one stays.
+  // A TorchScript scorer. Takes the place of an earlier replica; on error that one stays.
   Status LoadArtifact(const Frame& archive, ArtifactManifest manifest);
+  void Use(std::shared_ptr<Replica> replica);
   std::optional<UpdateError> Update(const WeightsVersion& weights);
   bool loaded() const;
 
   void Submit(ScoreGroupPtr group, std::function<void(ScoreGroupPtr)> done) override;
   Status CheckInputs(const std::vector<Tensor>& tensors) const override;
 
-  // Answers what is pending with kDraining and ends the lanes.
+  // Answers what is pending with kDraining, stops the replica and ends the lanes. Safe to call
+  // twice.
   void Close();
 
  private:

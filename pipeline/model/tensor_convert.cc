@@ -2,6 +2,7 @@
 #include "pipeline/model/tensor_convert.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
 
 #include <cstring>
 
@@ -44,6 +45,13 @@ at::Tensor CopyToAten(const Tensor& tensor) {
   if (tensor.bytes.size() > 0)
     std::memcpy(out.data_ptr(), tensor.bytes.data(), tensor.bytes.size());
   return out;
+}
+
+at::Tensor ViewAten(const Tensor& tensor) {
+  const auto address = reinterpret_cast<std::uintptr_t>(tensor.bytes.data());
+  if (tensor.bytes.empty() || address % ItemSize(tensor.dtype) != 0) return CopyToAten(tensor);
+  return at::from_blob(const_cast<std::uint8_t*>(tensor.bytes.data()), tensor.shape,
+                       at::TensorOptions(ToScalarType(tensor.dtype)));
 }
 
 }  // namespace siftd

@@ -14,5 +14,7 @@ at::ScalarType ToScalarType(DType dtype);
 DType FromScalarType(at::ScalarType type);
 // A copy in aligned memory: bytes of a Frame may start anywhere.
 at::Tensor CopyToAten(const Tensor& tensor);
+// The frame's own bytes where they are aligned, else a copy. Read only; valid while `tensor` is.
+at::Tensor ViewAten(const Tensor& tensor);
 
 }  // namespace siftd

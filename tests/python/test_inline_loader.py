@@ -16,7 +16,9 @@ from support import Rows, Worker, eager_losses, toy_model
 def sifting(workers: Any, **options: Any) -> siftd.SiftingDataLoader:
     generator = torch.Generator().manual_seed(5)
     options = {"policy": siftd.Uniform(0.5), "seed": 3, "model": toy_model(), **options}
-    return siftd.SiftingDataLoader(DataLoader(Rows(320), 16, shuffle=True, generator=generator), workers=workers, **options)
+    return siftd.SiftingDataLoader(
+        DataLoader(Rows(320), 16, shuffle=True, generator=generator), workers=workers, **options
+    )
 
 
 def kept_ids(loader: siftd.SiftingDataLoader) -> list[int]:

@@ -273,8 +273,8 @@ def test_spawn_and_death_of_workers() -> None:
     for n, (x, _) in enumerate(loader):
         rows += len(x)
         if n == 3:
-            assert loader._local is not None
-            loader._local._processes[0].kill()
+            assert loader._running is not None and loader._running.local is not None
+            loader._running.local._processes[0].kill()
     stats = loader.stats()
     assert rows == 640
     assert stats.breaker_opened == 1

@@ -46,11 +46,11 @@ class Watcher:
         arm.model_versions = stats.model_versions
 
 
-def observe_losses(arm: Arm, policy: siftd.Policy | str) -> Callable[[Any, Any], None]:
+def observe_losses(arm: Arm, policy: siftd.Policy | str) -> Callable[[Any, Any, Any], None]:
     """Losses of kept and dropped rows. Where the policy reads the confidence: -ln(p_max), a right guess's loss."""
     confidence = not isinstance(policy, siftd.LossCdf | siftd.Uniform)
 
-    def on_decision(scores: Any, kept: Any) -> None:
+    def on_decision(scores: Any, kept: Any, ids: Any) -> None:
         arm.saw_losses(-np.log(np.clip(scores, 1e-12, 1)) if confidence else scores, kept)
 
     return on_decision

@@ -60,7 +60,7 @@ def run_streamed(name: str, policy: siftd.Policy | str, data: Any, setting: Sett
     arm = Arm(name, str(policy))
     example = (data[0][: setting.batch_size], data[1][: setting.batch_size])
     scorer = siftd.export_scorer(model, "cross_entropy", example)
-    workers = LocalWorkers(scorer.archive, [("cpu", 1)] * setting.workers)
+    workers = LocalWorkers(scorer, [("cpu", 1)] * setting.workers)
     endpoints = workers.wait_ready()
     context = multiprocessing.get_context("spawn")
     loaders = [context.Process(target=feed, args=(endpoints, i, setting), daemon=True) for i in range(LOADERS)]

@@ -7,7 +7,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from siftd._distributed import distributed_loader, gather_state
     from siftd._info import BatchInfo, Stats
+    from siftd._progress import progress
     from siftd.candidates import CandidateLoader
     from siftd.dropin import SiftingDataLoader
     from siftd.errors import (
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
         WorkerError,
     )
     from siftd.export import Scorer, export_scorer
+    from siftd.losses import BatchLoss
     from siftd.policy import ComposerRank, Confidence, LossCdf, Modifiers, Policy, TopK, Uniform
+    from siftd.python_scorer import PythonScorer
     from siftd.stream import StreamLoader
 
 __version__ = "0.1.0"
@@ -28,6 +32,8 @@ __version__ = "0.1.0"
 # Where each public name lives; imported when it is first used, so that no process loads what it does not need.
 _HOMES = {
     "_info": ["BatchInfo", "Stats"],
+    "_distributed": ["distributed_loader", "gather_state"],
+    "_progress": ["progress"],
     "candidates": ["CandidateLoader"],
     "dropin": ["SiftingDataLoader"],
     "errors": [
@@ -40,13 +46,16 @@ _HOMES = {
         "WorkerError",
     ],
     "export": ["Scorer", "export_scorer"],
+    "losses": ["BatchLoss"],
     "policy": ["ComposerRank", "Confidence", "LossCdf", "Modifiers", "Policy", "TopK", "Uniform"],
+    "python_scorer": ["PythonScorer"],
     "stream": ["StreamLoader"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "BatchInfo",
+    "BatchLoss",
     "CandidateLoader",
     "ComposerRank",
     "Confidence",
@@ -55,6 +64,7 @@ __all__ = [
     "LossCdf",
     "Modifiers",
     "Policy",
+    "PythonScorer",
     "Scorer",
     "SiftdError",
     "SiftdTimeoutError",
@@ -66,7 +76,10 @@ __all__ = [
     "TopK",
     "Uniform",
     "WorkerError",
+    "distributed_loader",
     "export_scorer",
+    "gather_state",
+    "progress",
 ]
 
 

@@ -8,7 +8,7 @@ both touch. Nothing here waits.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from siftd._assembler import own_copy
 from siftd._handed import Ready
 from siftd._history import RecentScores
 from siftd._info import Piece
+from siftd._inline import InlineCore
 from siftd._ledger import IntervalSet
 from siftd._loader_core import Lease, LoaderCore, Verdicted
 from siftd._outbox import OnDecision, Outbox
@@ -48,7 +49,11 @@ class EngineOptions:
 
 class Engine(Outbox):
     def __init__(
-        self, options: EngineOptions, core: LoaderCore, pad: Mapping[str, float], history: Sequence[float] = ()
+        self,
+        options: EngineOptions,
+        core: LoaderCore | InlineCore,
+        pad: Mapping[str, float],
+        history: Sequence[float] = (),
     ) -> None:
         super().__init__(options.batch_size, pad)
         self.options = options

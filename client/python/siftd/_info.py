@@ -89,8 +89,9 @@ class Stats:
         return out
 
     def capacity(self, workers: int) -> str:
-        """f, kept share, workers and the number needed to keep up, in words; "" before anything was measured."""
-        if not (self.scored_rows and self.trained and self.train_seconds > 0):
+        """f, kept share, workers and the number needed to keep up, in words; "" before anything was measured, or where
+        there are no workers (inline)."""
+        if workers == 0 or not (self.scored_rows and self.trained and self.train_seconds > 0):
             return ""
         f = (self.score_seconds / self.scored_rows) / (self.train_seconds / self.trained)
         needed = f / max(self.keep_fraction, 1e-6)

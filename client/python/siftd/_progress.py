@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -24,11 +25,14 @@ def progress(loader: Sifted, **bar: Any) -> Iterator[Any]:
         from tqdm.auto import tqdm
     except ImportError as error:
         raise ConfigError("tqdm", "not installed", "pip install tqdm; or print loader.progress_line()") from error
-    with tqdm(loader, **bar) as shown:
+    with contextlib.suppress(TypeError):  # without steps_per_epoch nobody knows
+        bar.setdefault("total", len(loader))
+    with tqdm(**bar) as shown:
         told = 0.0
-        for batch in shown:
+        for batch in loader:
             yield batch
             if time.monotonic() - told > REFRESH_EVERY:
                 told = time.monotonic()
                 shown.set_postfix_str(loader.progress_line(), refresh=False)
+            shown.update()
         shown.set_postfix_str(loader.progress_line())

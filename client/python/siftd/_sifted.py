@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 from siftd import policy as policies
@@ -84,6 +85,9 @@ class Sifted:
         """A copy of the counts so far."""
         raise TypeError("a loader's")
 
+    def __iter__(self) -> Iterator[Any]:
+        raise TypeError("a loader's")
+
     def close(self) -> None:
         raise TypeError("a loader's")
 
@@ -142,8 +146,7 @@ class Sifted:
         return "\n".join([*lines, *([capacity] if capacity else [])])
 
     def metrics(self) -> dict[str, float]:
-        """What trackers log: shares, staleness in steps, waits in milliseconds, counts of rows; keys "sifting/...".
-        """
+        """What trackers log: shares, staleness in steps, waits in milliseconds, counts of rows; keys "sifting/..."."""
         s = self.stats()
         batches = max(1, s.batches)
         return {

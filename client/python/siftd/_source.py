@@ -106,16 +106,24 @@ class Source:
         return bool(getattr(self.loader, "drop_last", False))
 
     @property
+    def dataset(self) -> Any:
+        return getattr(self.loader, "dataset", None)
+
+    @property
     def data_size(self) -> int:
         try:
-            return len(self.loader.dataset)  # type: ignore[attr-defined]
-        except (AttributeError, TypeError):
+            return len(self.dataset)
+        except TypeError:
             return 0
 
     def set_epoch(self, epoch: int) -> None:
-        for owner in (self.loader, getattr(self.loader, "sampler", None), getattr(self.loader, "batch_sampler", None)):
+        """Whoever of the user's loader wants to know: samplers, and streaming datasets that shuffle by epoch."""
+        sampler, batches = getattr(self.loader, "sampler", None), getattr(self.loader, "batch_sampler", None)
+        told: list[Any] = []
+        for owner in (self.loader, sampler, batches, getattr(batches, "sampler", None), self.dataset):
             announce = getattr(owner, "set_epoch", None)
-            if announce is not None:
+            if announce is not None and not any(owner is other for other in told):
+                told.append(owner)
                 announce(epoch)
 
     def generators(self) -> list[torch.Generator]:

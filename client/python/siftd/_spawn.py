@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 
 from siftd.errors import ConfigError, WorkerError
+from siftd.export import Scorer
+from siftd.python_scorer import SCORER_FILE, PythonScorer
 
 START_DEADLINE = 60.0  # seconds to load LibTorch and the scorer
 
@@ -57,23 +59,24 @@ def plan(count: int | str, model_device: torch.device) -> list[tuple[str, int]]:
 class LocalWorkers:
     """Workers of this host on private sockets. All calls on one thread, but `alive`."""
 
-    def __init__(self, archive: bytes, plans: list[tuple[str, int]], extra: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, scorer: Scorer | PythonScorer, plans: list[tuple[str, int]], extra: tuple[str, ...] = ()
+    ) -> None:
         self._binary = find_binary()
         self._dir = tempfile.mkdtemp(prefix="siftd-")  # mode 0700
         self._processes: list[subprocess.Popen[bytes]] = []
-        artifact = Path(self._dir) / "scorer.pt"
-        artifact.write_bytes(archive)
+        flags, environment = _backend(scorer, Path(self._dir))
         for i, (device, threads) in enumerate(plans):
-            self._start(i, device, threads, artifact, extra)
+            self._start(i, device, threads, (*flags, *extra), environment)
         # Also when the loader is forgotten, or the interpreter ends.
         self._finalizer = weakref.finalize(self, _end, self._processes, self._dir)
 
-    def _start(self, i: int, device: str, threads: int, artifact: Path, extra: tuple[str, ...]) -> None:
+    def _start(self, i: int, device: str, threads: int, flags: tuple[str, ...], environment: dict[str, str]) -> None:
         base = f"{self._dir}/w{i}"
         command = [
             self._binary, "worker", "--endpoint", f"ipc://{base}.sock", "--port-file", f"{base}.port",
-            "--artifact", str(artifact), "--device", device, "--threads", str(threads), "--name", f"local-{i}",
-            "--parent-pid", str(os.getpid()), "--log-file", f"{base}.log", *extra,
+            "--device", device, "--threads", str(threads), "--name", f"local-{i}",
+            "--parent-pid", str(os.getpid()), "--log-file", f"{base}.log", *flags,
         ]  # fmt: skip
         with open(f"{base}.err", "wb") as err:
             # No pipe of ours is inherited, so nobody waits for a worker by accident; its own session: Ctrl-C in the
@@ -84,6 +87,7 @@ class LocalWorkers:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=err,
+                    env=environment,
                     close_fds=True,
                     start_new_session=True,
                 )
@@ -124,6 +128,22 @@ class LocalWorkers:
 
     def close(self) -> None:
         self._finalizer() if hasattr(self, "_finalizer") else _end(self._processes, self._dir)
+
+
+def _backend(scorer: Scorer | PythonScorer, folder: Path) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Flags and environment of workers that run `scorer`; what they read is written to `folder`."""
+    environment = dict(os.environ)
+    if not isinstance(scorer, PythonScorer):
+        artifact = folder / "scorer.pt"
+        artifact.write_bytes(scorer.archive)
+        return ("--artifact", str(artifact)), environment
+    # Their children import what can be imported here, scripts' neighbours included.
+    environment["PYTHONPATH"] = os.pathsep.join(p or os.getcwd() for p in sys.path)
+    if scorer.pickled:
+        file = folder / "scorer.pkl"
+        file.write_bytes(scorer.pickled)
+        environment[SCORER_FILE] = str(file)
+    return ("--backend", "python", "--python-factory", scorer.factory, "--python", sys.executable), environment
 
 
 def _end(processes: list[subprocess.Popen[bytes]], folder: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from siftd._wire_tensor import to_torch
 from siftd.errors import StructureError
 
 log = logging.getLogger("siftd")
+
 
 class StreamEngine(Outbox):
     def __init__(

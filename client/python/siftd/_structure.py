@@ -84,6 +84,8 @@ def flatten(batch: Any) -> Flat:
 
 def _walk(value: Any, path: str, leaves: dict[str, Any]) -> Any:
     name = path or "0"
+    if name in leaves:
+        raise StructureError(f"two parts of the batch would both be called '{name}'; rename a key of them")
     if isinstance(value, torch.Tensor):
         leaves[name] = value
         return _Leaf(name)
@@ -114,7 +116,7 @@ def spec_of(names: Sequence[str]) -> Any:
 
 def rebuild(flat: Flat) -> Any:
     """The batch in the user's own structure."""
-    return _rebuild(flat.spec, flat)
+    return build(flat.spec, flat)
 
 
 def hand_out(flat: Flat, device: torch.device | str | None, pin_memory: bool) -> Any:
@@ -126,22 +128,23 @@ def hand_out(flat: Flat, device: torch.device | str | None, pin_memory: bool) ->
     return rebuild(flat)
 
 
-def _rebuild(spec: Any, flat: Flat) -> Any:
+def build(spec: Any, flat: Flat, arrays: bool = True) -> Any:
+    """A part of the batch, given by its spec. `arrays`: False = tensors also where the user has NumPy arrays."""
     if isinstance(spec, _Leaf):
         if spec.name in flat.tensors:
             tensor = flat.tensors[spec.name]
-            return tensor.numpy() if spec.array else tensor
+            return tensor.numpy() if spec.array and arrays else tensor
         return flat.listed[spec.name] if spec.name in flat.listed else flat.whole[spec.name]
     kind, children = spec
     if isinstance(children, dict):
-        built = {k: _rebuild(v, flat) for k, v in children.items()}
+        built = {k: build(v, flat, arrays) for k, v in children.items()}
         if kind is dict:
             return built
         try:
             return kind(built)
         except TypeError:
             return built
-    items = [_rebuild(v, flat) for v in children]
+    items = [build(v, flat, arrays) for v in children]
     if hasattr(kind, "_fields"):  # a namedtuple
         return kind(*items)
     return kind(items)

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
-import threading
 import time
-import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,27 +17,29 @@ from torch import nn
 
 from siftd import _structure
 from siftd import policy as policies
+from siftd._bring_up import BringUp, Running, Wishes
 from siftd._checks import in_range, seconds
-from siftd._engine import Engine, EngineOptions, Ready
-from siftd._feeder import FeederProcess
+from siftd._distributed import Ranks, own_state, rank_and_world
+from siftd._engine import Engine, EngineOptions
+from siftd._handed import Ready
 from siftd._history import length_for
-from siftd._info import BatchInfo, Stats
-from siftd._ledger import IntervalSet
+from siftd._info import Stats
+from siftd._inline import InlineCore, InlineIo
 from siftd._loader_core import LoaderCore, LoaderOptions
-from siftd._publisher import Publisher
+from siftd._outbox import OnDecision, Outbox
+from siftd._passes import Passes
 from siftd._session import new_incarnation
 from siftd._sifted import Sifted
-from siftd._source import Feed, PassState, Source
-from siftd._spawn import LocalWorkers, plan
-from siftd._state import load_piece
+from siftd._source import Source
 from siftd._transport import IoThread
-from siftd._weights import WeightsSync
 from siftd._wire import wire_pb2
-from siftd.errors import ConfigError, SiftdError, SiftdTimeoutError, StateError, WorkerError
-from siftd.export import Loss, Scorer, export_scorer
+from siftd.errors import ConfigError, SiftdTimeoutError, StateError, WorkerError
+from siftd.export import Loss, Scorer
+from siftd.python_scorer import PythonScorer
 
-STATE_SCHEMA = 1
+STATE_SCHEMA = 2
 log = logging.getLogger("siftd")
+WAIT_EVERY = 0.5  # seconds between two looks at what a wait is for
 CAPACITY_AFTER = 100  # steps before f and the needed number of workers are told
 
 
@@ -65,11 +67,13 @@ class SiftingDataLoader(Sifted):
       loader: any iterable of batches (tensor, tuple, list, dict, nested), usually a DataLoader.
       model: the model in training; its weights are published.
       loss: a name ("cross_entropy", "mse", ...) or a callable giving one loss per row; see siftd.export_scorer.
-      workers: "auto" (local ones on spare devices or cores), a number of local ones, or a list of endpoints.
+      workers: "auto" (local ones on spare devices or cores), a number of local ones, a list of endpoints, or "inline":
+        scored in this process, inside the loop, as SageMaker smart sifting and Composer do.
       policy: "auto" or a policy of siftd.policy; or `beta` or `keep` for SageMaker's rule.
       sync_every: trainer steps between published versions, [1, 1e6].
       total_steps: of the whole run; where known, its last 20 % stay unsifted.
-      steps_per_epoch: makes an epoch exactly this many full batches; passes over the data follow each other.
+      steps_per_epoch: makes an epoch exactly this many full batches; passes over the data follow each other. Needed
+        where torch.distributed has several ranks, so that all make equal steps.
       batch_size: rows of a batch; default: the loader's.
       drop_last: carry an epoch's remainder into the next one; default: the loader's.
       prefetch: batches ready ahead of the loop, [1, 1024].
@@ -82,12 +86,19 @@ class SiftingDataLoader(Sifted):
       pad: fill value by field name for batches with different trailing sizes.
       targets: fields that are targets, where the names don't tell.
       scorer: an export of this model and loss, as workers that take none over the wire were started with
-        (siftd.Scorer.load(FILE)); default: exported at the first batch.
+        (siftd.Scorer.load(FILE)), or a PythonScorer; default: exported at the first batch.
+      scale_factor: shrinks images for the scoring pass only, (0, 1]; see siftd.export_scorer.
+      step_on_next: each `next` counts as an optimizer step on the batch before it, for loops that don't call step().
       feeder_process: pull the loader in a process of its own, outside of this one's GIL.
-      on_decision: called on a background thread with (scores [n] float32, kept rows [k] int64) of each decision.
+      on_decision: called on a background thread with each decision: (scores [n] float32, kept rows [k] int64, ids
+        uint64 [n]).
+
+    With torch.distributed initialised every rank makes its own, around its own shard (siftd.distributed_loader); the
+    first `next` is then a collective, and so is `step` for sharded models. Ranks agree on run, seed and scorer; local
+    workers are spawned and fed with weights by the first rank of each node, a pool is fed by rank 0.
 
     Use from one thread, the training loop's. Raises ConfigError for arguments out of range, ExportError at the first
-    batch when the model can't be exported, WorkerError when no worker can be had.
+    batch when the model can't be exported for a pool, WorkerError when no worker can be had.
     """
 
     def __init__(
@@ -116,11 +127,14 @@ class SiftingDataLoader(Sifted):
         ids: Callable[[Any], Sequence[int]] | None = None,
         pad: Mapping[str, float] | None = None,
         targets: Sequence[str] | None = None,
-        scorer: Scorer | None = None,
+        scorer: Scorer | PythonScorer | None = None,
+        scale_factor: float = 1.0,
+        step_on_next: bool = False,
         feeder_process: bool = False,
         job: str = "default",
-        on_decision: Callable[[Any, Any], None] | None = None,
+        on_decision: OnDecision | None = None,
     ) -> None:
+        super().__init__()
         in_range("sync_every", sync_every, 1, 10**6)
         in_range("prefetch", prefetch, 1, 1024)
         in_range("max_staleness_steps", max_staleness_steps, 0, 10**9)
@@ -135,51 +149,44 @@ class SiftingDataLoader(Sifted):
         policies.resolve(policy, beta=beta, keep=keep, total_steps=total_steps)  # fails here, not at the first batch
         if not isinstance(model, nn.Module):
             raise ConfigError("model", type(model).__name__, "a torch.nn.Module")
-        if isinstance(workers, str) and workers != "auto":
-            raise ConfigError("workers", workers, '"auto", a number, or a list of endpoints')
+        if isinstance(workers, str) and workers not in ("auto", "inline"):
+            raise ConfigError("workers", workers, '"auto", "inline", a number, or a list of endpoints')
         if not isinstance(workers, str | int) and not workers:
             raise ConfigError("workers", workers, "at least one endpoint")
+        if not 0 < scale_factor <= 1:
+            raise ConfigError("scale_factor", scale_factor, "(0, 1]")
         self._source = Source(loader, ids)
-        self._model, self._loss, self._workers = model, loss, workers
-        self._policy_args = (policy, beta, keep)
+        self._passes = Passes(self._source, feeder_process)
+        self._seed = torch.initial_seed() & 0xFFFFFFFFFFFFFFFF if seed is None else seed
+        self._wishes = Wishes(
+            model, loss, workers, policy, beta, keep, total_steps, sync_every, scorer, targets, scale_factor, job,
+            self._seed, start_timeout,
+        )  # fmt: skip
+        self._model = model
         self._sync_every, self._total_steps, self._steps_per_epoch = sync_every, total_steps, steps_per_epoch
-        self._batch_size = batch_size or self._source.batch_size
+        self.batch_size = batch_size or self._source.batch_size
         self._drop_last = self._source.drop_last if drop_last is None else drop_last
         self._pin_memory, self._device, self._prefetch = pin_memory, device, prefetch
-        self._timeout, self._starve_timeout, self._start_timeout = timeout, starve_timeout, start_timeout
-        self._max_staleness_steps = max_staleness_steps
-        self._seed = torch.initial_seed() & 0xFFFFFFFFFFFFFFFF if seed is None else seed
+        self._timeout, self._starve_timeout = timeout, starve_timeout
+        self._max_staleness_steps, self._step_on_next = max_staleness_steps, step_on_next
         self._pad = _structure.infer_pad(self._source.collate_fn) | dict(pad or {})
-        self._targets, self._job, self._on_decision = targets, job, on_decision
-        self._feeder_process = feeder_process
+        self._job, self._on_decision = job, on_decision
         self.sampler = _Sampler(self.set_epoch)
-        self.last_batch_info: BatchInfo | None = None
         self.scorer = scorer
         self.policy: policies.Policy | None = None
 
         self._pid = os.getpid()
-        self._run = 0
+        self._running: Running | None = None
         self._engine: Engine | None = None
-        self._io: IoThread | None = None
-        self._local: LocalWorkers | None = None
-        self._weights: WeightsSync | None = None
-        self._feed: Feed | None = None
+        self._io: IoThread | InlineIo | None = None
         self._closed = False
-        self._steps = 0
-        self._step_called = False
-        self._next_pass = 0
-        self._next_epoch: int | None = None
-        self._pass: PassState | None = None  # in progress
-        self._resume: dict[str, Any] | None = None
-        self._left_at = 0.0  # when the loop got its last batch
         self._told_capacity = False
-        self._epoch_steps = 0
 
     # ------------------------------------------------------------------ iteration
     def set_epoch(self, epoch: int) -> None:
         """Epoch number of the next pass: feeds the coin, and the loader's own sampler."""
         in_range("epoch", epoch, 0, (1 << 32) - 1)
-        self._next_epoch = epoch
+        self._passes.next_epoch = epoch
 
     def __iter__(self) -> Iterator[Any]:
         # A generator: nothing happens before the first next().
@@ -187,10 +194,17 @@ class SiftingDataLoader(Sifted):
             raise WorkerError("this loader was closed")
         if os.getpid() != self._pid:
             raise WorkerError("this loader belongs to another process; make one in each process, after the fork")
-        if self._steps_per_epoch is None or self._pass is None:
-            self._cancel_pass()
-            self._begin_pass()
-        self._epoch_steps = 0
+        _, world = rank_and_world()
+        if world > 1 and self._steps_per_epoch is None:
+            several = f"given where there are several ranks (here {world}), so that all make equal steps"
+            raise ConfigError("steps_per_epoch", None, several)
+        self._forget_unclaimed()
+        if self._steps_per_epoch is None or self._passes.current is None:
+            self.cancel_pass()
+            # A pass that was resumed at its very end is over at once; with steps_per_epoch the next one follows.
+            if not self._begin_pass() and (self._steps_per_epoch is None or not self._begin_pass()):
+                return
+        self._epoch_steps, self._epoch_done = self._epoch_done, 0
         finished = False
         try:
             while self._steps_per_epoch is None or self._epoch_steps < self._steps_per_epoch:
@@ -202,53 +216,38 @@ class SiftingDataLoader(Sifted):
                 yield batch
                 assert self._engine is not None
                 self._asks_again(self._engine)
+                if self._step_on_next and not self._claims:
+                    self.step()
             finished = True
         finally:
             if not finished and self._steps_per_epoch is None:
-                self._cancel_pass()  # break, an exception in the loop, or garbage collection
+                self.cancel_pass()  # break, an exception in the loop, or garbage collection
 
-    def _begin_pass(self) -> None:
-        resume, self._resume = self._resume, None
-        skip: Callable[[int], bool] | None = None
-        trained = IntervalSet()
-        saved = [] if resume is None else [load_piece(r) for r in resume["rows"]]
-        if resume is not None and resume["pass"] is not None:
-            was = resume["pass"]
-            self._pass = PassState(was["number"], was["epoch"], was["rng"], was["generators"])
-            trained = IntervalSet(resume["trained"])
-            # The rows of these batches are in the state: they are not loaded again.
-            here = {piece.key[1] for piece in saved if piece.key[0] == was["number"]}
-            skip = lambda seq: seq in trained or seq in here  # noqa: E731
-        else:
-            number, self._next_pass = self._next_pass, self._next_pass + 1
-            epoch = number if self._next_epoch is None else self._next_epoch
-            self._next_epoch = None
-            self._pass = PassState(number, epoch)
-        self._source.set_epoch(self._pass.epoch)
-        candidates = self._candidates(self._pass, skip)
+    def _begin_pass(self) -> bool:
+        opened = self._passes.open(want_example=self._engine is None)
+        if opened is None:
+            return False
         if self._engine is None:
-            candidates = self._start(candidates, [] if resume is None else resume["history"])
-        assert self._engine is not None and self._io is not None
-        if resume is not None:
-            self._engine.restore(self._pass.number, trained, saved)
-        self._feed = Feed(candidates, 0, self._io.wake)
-        self._engine.begin_pass(self._pass.number, self._pass.epoch, self._feed)
+            assert opened.example is not None
+            self._start(opened.example, opened.history)
+        now = self._passes.current
+        assert self._engine is not None and self._io is not None and now is not None
+        if opened.resumed:
+            self._engine.restore(now.number, opened.trained, opened.rows)
+        self._engine.begin_pass(now.number, now.epoch, self._passes.feed(opened, self._io.wake))
         self._io.wake()
+        return True
 
-    def _candidates(self, state: PassState, skip: Callable[[int], bool] | None) -> Iterator[Any]:
-        if not self._feeder_process:
-            return self._source.begin(state, skip)
-        return iter(FeederProcess(self._source, state, skip))
+    def cancel_pass(self) -> None:
+        """Gives up the pass in progress, as a `break` out of the loop does: its late verdicts and buffered rows are
+        dropped and counted as `cancelled`. With steps_per_epoch: nothing, the next iter() goes on in the pass."""
+        if self._steps_per_epoch is None:
+            self._cancel_pass()
 
     def _cancel_pass(self) -> None:
-        if self._engine is None or self._pass is None:
-            return
-        feed = self._engine.cancel()
-        self._pass = None
-        for f in {feed, self._feed} - {None}:
-            assert f is not None
-            f.close()
-        self._feed = None
+        if self._engine is not None and self._passes.current is not None:
+            self._engine.cancel()
+            self._passes.cancel()
 
     def _next_batch(self) -> Any:
         assert self._engine is not None and self._io is not None
@@ -257,16 +256,13 @@ class SiftingDataLoader(Sifted):
             item = self._wait(began)
             if item.flat is not None and item.info is not None:
                 break
-            self._pass = None
-            if self._feed is not None:
-                self._feed.close()
-                self._feed = None
+            self._passes.end()
             if item.error is not None:
                 raise item.error
             if self._steps_per_epoch is None:
                 return None
             self._begin_pass()
-        self.last_batch_info = item.info
+        self._handed_out(item.info)
         batch = _structure.hand_out(item.flat, self._device, self._pin_memory)
         now = time.monotonic()
         with self._engine.lock:
@@ -277,133 +273,119 @@ class SiftingDataLoader(Sifted):
 
     def _wait(self, began: float) -> Ready:
         assert self._engine is not None and self._io is not None
-        engine = self._engine
-        with engine.lock:
-            while True:
+        engine, io = self._engine, self._io
+        while True:
+            if isinstance(io, InlineIo):
+                io.drive(WAIT_EVERY)
+            with engine.lock:
                 item = engine.pop()
                 if item is not None:
                     return item
-                if not self._io.alive:
-                    raise WorkerError(f"siftd's I/O thread ended: {self._io.error}")
-                if engine.core.failure and not engine.breaker_open:
-                    raise WorkerError(engine.core.failure)
-                waited = time.monotonic() - began
-                if waited > self._timeout:
-                    loading = engine.core.outstanding == 0
-                    raise SiftdTimeoutError(
-                        "your loader" if loading else f"{len(engine.core.sessions)} sifting workers",
-                        "giving the next candidate batch" if loading else "deciding candidates",
-                        self._timeout,
-                        "Raise timeout=..., or look into the dataset's workers"
-                        if loading
-                        else "See `siftd status`, or raise timeout=...",
-                    )
-                engine.lock.wait(min(0.5, self._timeout - waited + 0.01))
+                self._check_waiting(engine, time.monotonic() - began)
+                if isinstance(io, IoThread):
+                    engine.lock.wait(WAIT_EVERY)
+
+    def _check_waiting(self, engine: Engine, waited: float) -> None:
+        assert self._io is not None
+        if not self._io.alive:
+            raise WorkerError(f"siftd's I/O thread ended: {self._io.error}")
+        if engine.core.failure and not engine.breaker_open:
+            raise WorkerError(engine.core.failure)
+        if waited <= self._timeout:
+            return
+        if engine.core.outstanding == 0:
+            raise SiftdTimeoutError(
+                "your loader", "giving the next candidate batch", self._timeout,
+                "Raise timeout=..., or look into the dataset's workers",
+            )  # fmt: skip
+        raise SiftdTimeoutError(
+            f"{len(engine.core.sessions)} sifting workers", "deciding candidates", self._timeout,
+            "See `siftd status`, or raise timeout=...",
+        )  # fmt: skip
 
     # ------------------------------------------------------------------ start
-    def _start(self, candidates: Iterator[Any], history: Sequence[float]) -> Iterator[Any]:
-        """Exports the model with the first candidate, brings up workers and gives them the first weights."""
-        first = next(candidates, None)
-        if first is None:
-            raise ConfigError("loader", "empty", "a loader that gives at least one batch")
-        if self.scorer is None:
-            example = _structure.rebuild(first.flat)
-            self.scorer = export_scorer(self._model, self._loss, example, targets=self._targets)
-        policy, beta, keep = self._policy_args
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore" if isinstance(policy, policies.Policy) else "default")
-            self.policy = policies.resolve(
-                policy, beta=beta, keep=keep, sees_logits=self.scorer.sees_logits, total_steps=self._total_steps
-            )
-        needs = self.policy.modifiers.column or (
-            "confidence" if isinstance(self.policy, policies.Confidence) else "loss"
+    def _start(self, example: _structure.Flat, history: Sequence[float]) -> None:
+        """Exports the model with an example, brings up workers and gives them the first weights."""
+        self.batch_size = self.batch_size or example.rows
+        ranks = Ranks.find(self._wishes.start_timeout)
+        self.control_group = ranks.group
+        bring_up = BringUp(self._wishes, ranks)
+        r = self._running = bring_up.run(_structure.rebuild(example))
+        self.scorer, self.policy, self._seed = r.scorer, r.policy, r.seed
+        core = self._make_core(r, history)
+        options = EngineOptions(
+            batch_size=self.batch_size,
+            prefetch=self._prefetch,
+            starve_timeout=math.inf if isinstance(core, InlineCore) else self._starve_timeout,
+            fields=() if isinstance(core, InlineCore) else r.scorer.fields,
+            drop_last=self._drop_last,
+            endless=self._steps_per_epoch is not None,
+            history_length=length_for(r.policy),
+            on_decision=self._on_decision,
         )
-        if needs not in self.scorer.columns:
-            raise ConfigError(
-                "policy", str(self.policy), f"one that reads a column of the scorer: {self.scorer.columns}"
-            )
-        endpoints = self._endpoints()
-        self._run = time.time_ns()
-        self._weights = WeightsSync(endpoints, self._job, self._run, self.scorer, self._sync_every)
-        core = LoaderCore(self._loader_options(first), new_incarnation())
-        self._engine = Engine(
-            EngineOptions(
-                batch_size=self._batch_size or first.flat.rows,
-                prefetch=self._prefetch,
-                starve_timeout=self._starve_timeout,
-                fields=self.scorer.fields,
-                drop_last=self._drop_last,
-                endless=self._steps_per_epoch is not None,
-                history_length=length_for(self.policy),
-                on_decision=self._on_decision,
-            ),
-            core,
-            self._pad,
-            history,
-        )
-        self._io = IoThread("siftd-loader", endpoints, core, self._engine.turn)
+        self._engine = Engine(options, core, self._pad, history)
+        self._engine.steps = self._engine.stats.steps = self._steps
+        if self._claims:
+            self._engine.expect_claims()
+        if isinstance(core, InlineCore):
+            self._io = InlineIo(self._engine, core)
+        else:
+            self._io = IoThread("siftd-loader", r.endpoints, core, self._engine.turn)
         # What must end with this object, also when it is forgotten; none of it refers back to it.
-        publisher = self._weights.publisher
-        self._finalizer = weakref.finalize(self, _shut, self._io, publisher, self._local, threading.get_ident())
+        self._finalizer = weakref.finalize(self, _shut, self._io, r)
         try:
-            self._weights.start(self._model, self._steps, self._engine.history.sample(), self._start_timeout)
-        except SiftdError:
+            bring_up.publish_first(r, self._steps, self._engine.history.sample())
+        except Exception:
             self.close()
             raise
         self._engine.stats.model_versions = 1
         self._io.start()
 
-        def again() -> Iterator[Any]:
-            yield first
-            yield from candidates
+    def _make_core(self, r: Running, history: Sequence[float]) -> LoaderCore | InlineCore:
+        if r.module is not None:
+            return InlineCore(r.module, r.scorer.fields, r.policy, r.seed, self._total_steps or 0, history)
+        return LoaderCore(self._loader_options(r), new_incarnation())
 
-        return again()
-
-    def _endpoints(self) -> list[str]:
-        assert self.scorer is not None
-        if not isinstance(self._workers, str | int):
-            return list(self._workers)
-        device = next((p.device for p in self._model.parameters()), torch.device("cpu"))
-        self._local = LocalWorkers(self.scorer.archive, plan(self._workers, device))
-        return self._local.wait_ready(self._start_timeout)
-
-    def _loader_options(self, first: Any) -> LoaderOptions:
-        assert self.scorer is not None and self.policy is not None
-        spec = self._job_spec(wire_pb2.MODE_VERDICTS, self.policy, self.scorer.sha256)
+    def _loader_options(self, r: Running) -> LoaderOptions:
         return LoaderOptions(
             mode=wire_pb2.MODE_VERDICTS,
             job=self._job,
             name=f"drop-in {os.getpid()}",
-            run=self._run,
-            job_spec=spec,
+            index=r.index,
+            count=r.count,
+            run=r.run,
+            job_spec=self._job_spec(wire_pb2.MODE_VERDICTS, r.policy, r.scorer.sha256),
             data_size=self._source.data_size,
-            batch_size=first.flat.rows,
-            seed=self._seed,
+            batch_size=self._source.batch_size or 0,
+            seed=r.seed,
         )
 
     # ------------------------------------------------------------------ weights
-    def step(self, model: nn.Module | None = None) -> None:
-        """Call after opt.step(). Marks what was handed out as trained; every sync_every steps publishes the weights.
+    def step(self, model: nn.Module | None = None, *, ordinal: int | None = None) -> None:
+        """Call after opt.step(), on every rank. Marks batches as trained; every sync_every steps publishes the weights.
 
-        Returns after one flat copy of the weights; digests and sending happen in the background.
+        Returns after one flat copy of the weights; digests and sending happen in the background. For sharded models
+        (FSDP) each sync step is a collective; which steps those are depends on the step count only.
+
+        Args:
+          model: the module in training; default: the one given at the start.
+          ordinal: of the newest batch that this step trained (BatchInfo.ordinal); default: all that were handed out.
         """
-        if self._engine is None:
+        if self._engine is None or self._running is None:
             raise ConfigError("step()", "before the first batch", "inside the loop over the loader")
-        self._steps += 1
-        self._step_called = True
-        self._engine.steps = self._steps
-        self._engine.stats.steps = self._steps
-        if self.last_batch_info is not None:
-            self._engine.mark_trained(self.last_batch_info.ordinal)
-        assert self._weights is not None
-        if self._weights.due(self._steps):
+        self._stepped(self._engine, ordinal)
+        weights = self._running.weights
+        if weights is None:
+            self._engine.stats.model_versions = self._steps + 1  # inline: every step is seen at once
+            return
+        if weights.due(self._steps):
             with self._engine.lock:
                 history = self._engine.history.sample()
                 self._engine.stats.model_versions += 1
-            self._weights.publish(self._model if model is None else model, self._steps, history)
+            weights.publish(self._model if model is None else model, self._steps, history)
         if not self._told_capacity and self._steps >= CAPACITY_AFTER:
             self._told_capacity = True
-            text = self._engine.stats.capacity(len(self._engine.core.sessions))
+            text = self._engine.stats.capacity(self._workers_known())
             if text:
                 log.info("siftd: %s", text)
 
@@ -415,8 +397,13 @@ class SiftingDataLoader(Sifted):
         with self._engine.lock:
             return Stats(**self._engine.stats.__dict__)
 
+    def _outbox(self) -> Outbox | None:
+        return self._engine
+
     def _workers_known(self) -> int:
-        return 0 if self._engine is None else len(self._engine.core.sessions)
+        if self._engine is None or isinstance(self._engine.core, InlineCore):
+            return 0
+        return len(self._engine.core.sessions)
 
     # ------------------------------------------------------------------ state
     def state_dict(self) -> dict[str, Any]:
@@ -424,52 +411,60 @@ class SiftingDataLoader(Sifted):
 
         The batch in hand counts as trained. Take it on the training loop's thread.
         """
+        rank, world = rank_and_world()
         state: dict[str, Any] = {
             "schema": STATE_SCHEMA,
-            "next_pass": self._next_pass,
+            "rank": rank,
+            "world": world,
             "steps": self._steps,
+            "epoch_steps": 0,
             "seed": self._seed,
             "data_size": self._source.data_size,
-            "batch_size": self._batch_size or 0,
-            "pass": None,
+            "batch_size": self.batch_size or 0,
             "trained": [],
             "rows": [],
             "history": [],
+            **self._passes.saved(ended_is_open=False)[1],
         }
         if self._engine is None:
-            return self._resume or state
+            return self._passes.resume or state
         engine = self._engine
         with engine.lock:
-            if self.last_batch_info is not None:
+            if self.last_batch_info is not None and not self._claims:
                 engine.stats.trained += engine.ledger.mark_trained(self.last_batch_info.ordinal)
-            if self._pass is not None:
-                state["pass"] = {
-                    "number": self._pass.number,
-                    "epoch": self._pass.epoch,
-                    "rng": self._pass.rng,
-                    "generators": list(self._pass.generators),
-                }
-                intervals = engine.ledger.trained.get(self._pass.number)
+            now, about = self._passes.saved(ended_is_open=len(engine.handed) > 0)
+            state |= about
+            if now is not None:
+                intervals = engine.ledger.trained.get(now.number)
                 state["trained"] = intervals.pairs() if intervals is not None else []
-            now = None if self._pass is None else self._pass.number
-            state["rows"] = engine.rows_to_save(self.last_batch_info, now, self._pad)
+            if self._steps_per_epoch is not None:
+                state["epoch_steps"] = self._trained_of_epoch(engine)
+            state["rows"] = engine.rows_to_save(None if now is None else now.number, self._pad)
             state["history"] = engine.history.sample()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Acts on the next iter(). {} does nothing. Raises StateError when the state is another loader's."""
+        """Acts on the next iter(). {} does nothing. Takes what siftd.gather_state gave, too.
+
+        Raises StateError when the state is another loader's, or of another number of ranks.
+        """
         if not state:
             return
+        state = own_state(state, *rank_and_world())
         if state.get("schema") != STATE_SCHEMA:
             raise StateError(f"schema is {state.get('schema')!r}; allowed: {STATE_SCHEMA}")
-        for name, mine in (("data_size", self._source.data_size), ("batch_size", self._batch_size or 0)):
+        for name, mine in (("data_size", self._source.data_size), ("batch_size", self.batch_size or 0)):
             if state[name] and mine and state[name] != mine:
                 raise StateError(f"the state was saved with {name} {state[name]}, this loader has {mine}")
         self._cancel_pass()
-        self._next_pass = state["next_pass"]
+        self._passes.load(state)
         self._seed = state["seed"]
         self._steps = state["steps"]
-        self._resume = state
+        self._wishes = replace(self._wishes, seed=self._seed)
+        self.batch_size = self.batch_size or state["batch_size"] or None
+        done = state["epoch_steps"]
+        self._epoch_done = 0 if self._steps_per_epoch is None or done >= self._steps_per_epoch else done
+        self._unclaimed.clear()
 
     # ------------------------------------------------------------------ end
     def close(self) -> None:
@@ -482,9 +477,7 @@ class SiftingDataLoader(Sifted):
             self._finalizer()
 
 
-def _shut(io: IoThread, publisher: Publisher, local: LocalWorkers | None, owner: int) -> None:
+def _shut(io: IoThread | InlineIo, running: Running) -> None:
     """Ends what a loader started; runs on close(), garbage collection or at exit."""
     io.stop()
-    publisher.close()
-    if local is not None:
-        local.close()
+    running.close()

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from siftd._info import Stats
 from siftd._outbox import OnDecision, Outbox
 from siftd._publisher import Publisher
 from siftd._session import new_incarnation
+from siftd._sharded import is_sharded
 from siftd._sifted import Sifted
 from siftd._stream_engine import StreamEngine
 from siftd._trainer_core import TrainerCore, TrainerOptions
@@ -53,7 +54,8 @@ class StreamLoader(Sifted):
       batch_size: rows of a batch.
       rank, world: of this trainer process. Loader i feeds rank i % world.
       loader_count: loaders of the job; world 1 waits for all of them at the end of an epoch.
-      model, loss, example_batch: rank 0 exports and publishes; or give a `scorer` from export_scorer.
+      model, loss, example_batch: rank 0 exports and publishes; or give a `scorer` from export_scorer. Where the model
+        is sharded (FSDP2) every rank gives them, and the start and each sync step are collectives.
       run: run id shared by all ranks, newer at each start; default: the clock (world 1) or broadcast from rank 0
         through torch.distributed where that is initialised.
       window: candidate batches buffered per worker, [1, 1024]. Memory bound: batch_size - 1 + workers x window x the
@@ -167,9 +169,12 @@ class StreamLoader(Sifted):
         if self._resume:
             self._engine.restore(self._resume)
         self._io = IoThread("siftd-trainer", self._endpoints, self._core, self._engine.turn)
-        if self._rank == 0:
-            assert self._scorer is not None
-            self._weights = WeightsSync(self._endpoints, self._job, self._run, self._scorer, self._sync_every)
+        sharded = self._model is not None and is_sharded(self._model)
+        if self._rank == 0 or sharded:
+            if self._scorer is None:
+                raise ConfigError("example_batch", None, "given on every rank where the model is sharded (FSDP)")
+            to = self._endpoints if self._rank == 0 else []  # the others take part in gathering a sharded model
+            self._weights = WeightsSync(to, self._job, self._run, self._scorer, self._sync_every)
         publisher = None if self._weights is None else self._weights.publisher
         self._finalizer = weakref.finalize(self, _shut, self._io, publisher)
         if self._weights is not None:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
@@ -27,6 +29,7 @@ def main() -> None:
     parser.add_argument("steps", type=int)
     parser.add_argument("--rows", type=int, default=400)
     parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--fsdp", action="store_true", help="fully_shard (FSDP2) instead of DDP")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--save-after", type=int, default=0)
     parser.add_argument("--die-after", type=int, default=0)
@@ -34,7 +37,13 @@ def main() -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     rank = dist.get_rank()
-    model = DistributedDataParallel(toy_model(seed=1))
+    model = toy_model(seed=1)
+    if args.fsdp:
+        mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+        for layer in (model[0], model[4], model):
+            fully_shard(layer, mesh=mesh)
+    else:
+        model = DistributedDataParallel(model)
     opt = torch.optim.SGD(model.parameters(), 0.01)
     data = siftd.distributed_loader(DataLoader(Rows(args.rows), 16, shuffle=True), seed=4)
     workers = args.workers if args.workers == "auto" else args.workers.split(",")

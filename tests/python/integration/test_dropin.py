@@ -172,8 +172,8 @@ def test_local_workers_end_with_the_loader() -> None:
         DataLoader(Rows(200), 16), model=toy_model(), workers=2, policy=siftd.Uniform(0.5), seed=1
     )
     ids = trained_ids(loader)
-    assert loader._local is not None
-    pids = loader._local.pids
+    assert loader._running is not None and loader._running.local is not None
+    pids = loader._running.local.pids
     assert len(pids) == 2
     loader.close()
     assert len(ids) == loader.stats().kept
@@ -189,7 +189,7 @@ def test_local_workers_end_when_the_trainer_is_killed(tmp_path: Path) -> None:
         "data = TensorDataset(torch.randn(100000, 4), torch.zeros(100000, dtype=torch.long))\n"
         "loader = siftd.SiftingDataLoader(DataLoader(data, 8), model=torch.nn.Linear(4, 2), workers=1)\n"
         "for n, _ in enumerate(loader):\n"
-        "    if n == 0: print(loader._local.pids[0], flush=True)\n"
+        "    if n == 0: print(loader._running.local.pids[0], flush=True)\n"
     )
     trainer = subprocess.Popen(
         [sys.executable, str(script)],

@@ -9,7 +9,10 @@ namespace {
 
 using testing::HasSubstr;
 
-TEST(WorkerConfig, DefaultsAreValid) { EXPECT_EQ(WorkerConfig{}.Validate(), OkStatus()); }
+TEST(WorkerConfig, DefaultsAreValid) {
+  const WorkerConfig config;
+  EXPECT_EQ(config.Validate(), OkStatus());
+}
 
 TEST(WorkerConfig, TextSetsWhatItNamesAndLeavesTheRest) {
   WorkerConfig config;
@@ -49,6 +52,58 @@ TEST(WorkerConfig, RefusalsNameFieldValueAndRange) {
   config = WorkerConfig();
   config.policy.kind = UniformOptions{2};
   EXPECT_EQ(config.Validate().message(), "policy: uniform.keep is 2; allowed: (0, 1]");
+}
+
+TEST(WorkerConfig, BackendPythonNeedsAFactory) {
+  WorkerConfig config;
+  config.backend = "python";
+  for (const char* good :
+       {"m:f", "a.b_2.c:make", "sifting:Scorers.make", "_m:_f", "mod\xc3\xa8le:f"}) {
+    config.python_factory = good;
+    EXPECT_EQ(config.Validate(), OkStatus()) << good;
+  }
+  for (const char* bad : {"", "m", "m:", ":f", "m:f:g", "m.:f", ".m:f", "m..n:f", "m:f()", "2m:f",
+                          "m:2f", "m f:g", "m/n:f", "m-n:f", "m:f."}) {
+    config.python_factory = bad;
+    EXPECT_EQ(config.Validate().message(),
+              "python_factory is '" + std::string(bad) +
+                  "'; allowed: module:function, as in 'train.sifting:make_scorer'");
+  }
+}
+
+TEST(WorkerConfig, BackendsAndTheirFieldsDoNotMix) {
+  WorkerConfig config;
+  config.backend = "onnx";
+  EXPECT_EQ(config.Validate().message(), "backend is 'onnx'; allowed: jit, python");
+  config.backend = "jit";
+  config.python_factory = "m:f";
+  EXPECT_EQ(config.Validate().message(),
+            "python_factory is 'm:f'; allowed: only with backend python");
+  config.backend = "python";
+  config.python = "";
+  EXPECT_EQ(config.Validate().message(), "python is ''; allowed: a Python interpreter");
+  config.python = "python3";
+  config.artifact = "scorer.pt";
+  EXPECT_EQ(config.Validate().message(),
+            "artifact is 'scorer.pt'; with backend python the scorer is what python_factory makes; "
+            "allowed: ''");
+  config.artifact = "";
+  config.allow_artifact_upload = true;
+  EXPECT_EQ(config.Validate().message(),
+            "allow_artifact_upload is true; with backend python the scorer is what python_factory "
+            "makes; allowed: false");
+}
+
+TEST(WorkerConfig, TheBackendIsReadFromTextAndShown) {
+  WorkerConfig config;
+  ASSERT_EQ(ParseConfig("backend: \"python\" python_factory: \"m:f\" python: \"/opt/python\"", "t",
+                        &config),
+            OkStatus());
+  EXPECT_EQ(config.Validate(), OkStatus());
+  EXPECT_THAT(ConfigText(config), testing::AllOf(HasSubstr("backend: \"python\"\n"),
+                                                 HasSubstr("python_factory: \"m:f\"\n"),
+                                                 HasSubstr("python: \"/opt/python\"\n")));
+  EXPECT_THAT(ConfigText(WorkerConfig()), HasSubstr("backend: \"jit\"\n"));
 }
 
 }  // namespace

@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of tests/python, for the tests with real frameworks."""
+
+from __future__ import annotations
+
+from conftest_shared import one_thread, pool, the_binary, worker  # noqa: F401

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/python_backend.h"
+
+#include "pipeline/model/device.h"
+#include "pipeline/wire/artifact_codec.h"
+
+namespace siftd {
+
+Result<std::shared_ptr<PythonReplica>> StartPythonReplica(const WorkerConfig& config,
+                                                          const Log& log) {
+  PythonReplicaOptions options;
+  SIFTD_ASSIGN_OR_RETURN(const DeviceName device, ParseDevice(config.device));
+  options.child.python = config.python;
+  options.child.factory = config.python_factory;
+  options.child.device = ToString(device);
+  options.child.threads = static_cast<int>(config.threads);
+  options.lanes = static_cast<int>(config.lanes);
+  options.refuse_non_finite = config.refuse_non_finite_weights;
+  // A batch has score_deadline_ms in all. A third leaves it a second forward, by itself, after a
+  // hang has cost it one.
+  options.score_deadline = milliseconds(config.score_deadline_ms) / 3;
+  options.log = [log](const std::string& line) { log->warn(line); };
+  SIFTD_ASSIGN_OR_RETURN(auto replica, PythonReplica::Start(options, ParseManifest));
+  log->info("scorer {} of {} is ready in {} processes", replica->sha256().substr(0, 12),
+            config.python_factory, config.lanes);
+  return std::shared_ptr<PythonReplica>(std::move(replica));
+}
+
+}  // namespace siftd
