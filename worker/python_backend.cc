@@ -6,6 +6,12 @@
 
 namespace siftd {
 
+Duration BatchDeadline(const WorkerConfig& config) {
+  const Duration deadline = milliseconds(config.score_deadline_ms);
+  if (config.backend != "python") return deadline;
+  return deadline + 2 * PythonReplicaOptions().start_deadline;
+}
+
 Result<std::shared_ptr<PythonReplica>> StartPythonReplica(const WorkerConfig& config,
                                                           const Log& log) {
   PythonReplicaOptions options;
@@ -16,8 +22,7 @@ Result<std::shared_ptr<PythonReplica>> StartPythonReplica(const WorkerConfig& co
   options.child.threads = static_cast<int>(config.threads);
   options.lanes = static_cast<int>(config.lanes);
   options.refuse_non_finite = config.refuse_non_finite_weights;
-  // A batch has score_deadline_ms in all. A third leaves it a second forward, by itself, after a
-  // hang has cost it one.
+  // Of the batch's time two forwards take two thirds: in a group that hangs, then by itself.
   options.score_deadline = milliseconds(config.score_deadline_ms) / 3;
   options.log = [log](const std::string& line) { log->warn(line); };
   SIFTD_ASSIGN_OR_RETURN(auto replica, PythonReplica::Start(options, ParseManifest));

@@ -4,12 +4,18 @@
 
 #include <memory>
 
+#include "pipeline/base/clock.h"
 #include "pipeline/base/status.h"
 #include "pipeline/model/python_replica.h"
 #include "worker/config.h"
 #include "worker/log.h"
 
 namespace siftd {
+
+// Until an undecided batch is returned. Longer than config.score_deadline_ms by the time that two
+// children may take to load: the one after a death that the batch was in, and the one after its
+// own. A batch that was returned before it is rejected would come again, and again.
+Duration BatchDeadline(const WorkerConfig& config);
 
 // Starts the children that python_factory names and waits until they are ready; `log` gets their
 // deaths. REQUIRES: config.Validate().ok(), threads > 0

@@ -84,7 +84,7 @@ Status Worker::Start() {
   core.loader_window = config_.loader_window;
   core.heartbeat = milliseconds(config_.heartbeat_ms);
   core.liveness = milliseconds(config_.liveness_ms);
-  core.score_deadline = milliseconds(config_.score_deadline_ms);
+  core.score_deadline = BatchDeadline(config_);
   core.default_policy = config_.policy;
   core.artifact_upload = config_.allow_artifact_upload;
   core_ = std::make_unique<WorkerCore>(core);

@@ -54,7 +54,9 @@ Status PythonChild::Gone(const Status& why, Duration timeout) {
     how = "sent " + why.message() + ", and was killed";
   }
   process_.reset();
-  return Unavailable("the scorer process " + std::to_string(pid_) + " " + how);
+  const bool late = why.code() == Code::kDeadlineExceeded;
+  return {late ? Code::kDeadlineExceeded : Code::kUnavailable,
+          "the scorer process " + std::to_string(pid_) + " " + how};
 }
 
 Result<Header> PythonChild::Exchange(const Request* request, std::size_t scores_bytes,

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // PythonChild: one `python -m siftd._scorer_child` and the exchange of messages with it. One thread
-// at a time. An error of the user's code comes back as kInternal and the child lives on;
-// kUnavailable says how the child ended (it is killed when it does not answer in time, or not in
-// the agreed form); kCancelled: the worker is ending.
+// at a time. An error of the user's code comes back as kInternal and the child lives on.
+// kUnavailable says how the child ended (it is killed when it does not answer in the agreed form);
+// kDeadlineExceeded: it was killed because it did not answer in time; kCancelled: the worker is
+// ending.
 #pragma once
 
 #include <sys/types.h>

@@ -247,7 +247,7 @@ Result<std::unique_ptr<PythonReplica>> PythonReplica::Start(const PythonReplicaO
   if (s.code() == Code::kNotFound)
     return InvalidArgument("python is '" + python + "': " + s.message());
   std::string text = "python_factory '" + options.child.factory + "': " + s.message();
-  if (s.code() == Code::kUnavailable) {
+  if (s.code() == Code::kUnavailable || s.code() == Code::kDeadlineExceeded) {
     text += " before its scorer was ready; its standard error says why. '" + python +
             "' needs siftd and torch";
   }
@@ -306,7 +306,12 @@ Status PythonReplica::Score(const std::vector<ScoredBatchPtr>& batches) {
                            m.options.score_deadline);
     if (answer.status().code() == Code::kInternal)
       return Internal("the scorer failed: " + answer.status().message());
-    if (!answer.ok()) return m.Lost(lane, answer.status());
+    if (!answer.ok()) {
+      const Status lost = m.Lost(lane, answer.status());
+      const bool too_long =
+          answer.status().code() == Code::kDeadlineExceeded && lost.code() == Code::kUnavailable;
+      return too_long ? DeadlineExceeded(lost.message()) : lost;
+    }
     scores = std::move(*answer);
   }
   Fill(batches, m.manifest.columns, scores, rows, lane->holds.get());

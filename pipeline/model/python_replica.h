@@ -25,8 +25,8 @@ struct PythonReplicaOptions {
   PythonChildOptions child;
   int lanes = 1;  // children
   bool refuse_non_finite = true;
-  Duration start_deadline = std::chrono::seconds(120);  // to load the model, to take a version
-  Duration score_deadline = std::chrono::seconds(20);   // of one forward
+  Duration start_deadline = std::chrono::seconds(120);  // to load the model; to take a version
+  Duration score_deadline = std::chrono::seconds(20);   // for one forward
   // What an operator should know, a line each. Any thread.
   std::function<void(const std::string&)> log = [](const std::string&) {};
 };

@@ -34,8 +34,8 @@ class Replica {
   virtual std::optional<UpdateError> Update(const WeightsVersion& weights) = 0;
 
   // Runs the batches as one; fills scores and version of each. On error nothing is filled.
-  // kUnavailable: the replica failed while it held them, perhaps not by their fault; it can be
-  // called again.
+  // kUnavailable: the replica failed while it held them, perhaps not by their fault; any other
+  // error is theirs (kDeadlineExceeded: the forward took too long).
   virtual Status Score(const std::vector<ScoredBatchPtr>& batches) = 0;
 
   // Ends every wait, now and later, with an error. For good.

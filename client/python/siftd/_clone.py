@@ -54,9 +54,9 @@ class Clone:
 def clone(model: nn.Module) -> Clone:
     """Copies a model. A collective of all ranks where its parameters are DTensors: every rank must call it.
 
-    Attributes that can't be copied are shared with the original; tensors, parameters and modules never are. Hooks of
-    forward passes stay, those of torch.distributed and accelerate, and all hooks of backward passes, don't. What
-    torch.compile made is taken as it was before.
+    Attributes that can't be copied are shared with the original, with what is inside them; other tensors, parameters
+    and modules never are. Hooks of forward passes stay, those of torch.distributed and accelerate, and all hooks of
+    backward passes, don't. What torch.compile made is taken as it was before.
 
     Raises ExportError for parameters without values (lazy, on the meta device) and for FSDP1.
     """
@@ -268,7 +268,7 @@ def _state_of(module: nn.Module) -> dict[str, Any]:
             if isinstance(state, dict):
                 return dict(state)
         except Exception:
-            pass
+            pass  # it is not made to be pickled: then all of it
     return dict(module.__dict__)
 
 

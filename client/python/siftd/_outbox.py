@@ -15,7 +15,7 @@ from siftd._handed import Handed, Ready
 from siftd._info import Stats
 from siftd._ledger import Ledger
 
-# Of each decision: scores [n] float32, kept rows [k] int64, sample ids [n] uint64 (in stream mode of the kept rows [k]).
+# Of each decision: scores [n] float32, kept rows [k] int64, sample ids [n] uint64 (stream mode: of the kept rows, [k]).
 OnDecision = Callable[[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]], None]
 
 

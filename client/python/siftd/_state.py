@@ -30,7 +30,7 @@ INFO_FIELDS: dict[str, Any] = {
 def save_piece(
     key: tuple[Any, int], parts: list[tuple[_structure.Flat, dict[str, Any]]], pad: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Rows of one candidate batch as plain values and tensors of their own: torch.load(weights_only=True) takes them."""
+    """Rows of one candidate batch, as torch.load(weights_only=True) takes them: plain values, tensors of their own."""
     flat = _structure.concat([f for f, _ in parts], pad)
     return {
         "key": key,

@@ -128,6 +128,7 @@ def main(args):
         max_epochs=args.epochs,
         strategy="ddp",
         accelerator="cpu",
+        devices=args.devices,
         gradient_clip_val=1,
         callbacks=[TrainingMetricsRecorder()],
         logger=False,
@@ -148,5 +149,6 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1e-4)
+    parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--log_level", type=int, default=30)
     main(parser.parse_args())

@@ -147,7 +147,7 @@ def test_a_batch_that_its_child_does_not_survive_is_trained_unsifted(tmp_path: P
     data = Rows(320)
     data.x[100, 1] = scorer_factories.POISON
     does = scorer_factories.CRASH if effect == "crash" else str(tmp_path / "hangs")
-    # A third of the deadline is enough for any forward but one that hangs.
+    # A third of it is enough for any forward but one that hangs.
     with PythonWorker(tmp_path, "--score-deadline-ms", "30000", poison=does) as worker:
         with sifting(data, [worker.endpoint]) as loader:
             unsifted: list[int] = []
@@ -164,7 +164,10 @@ def test_a_batch_that_its_child_does_not_survive_is_trained_unsifted(tmp_path: P
     assert len(set(ids)) == len(ids)
     assert 100 in unsifted and len(unsifted) == stats.unsifted == 16
     assert status["rejected_batches"] == "1"
-    assert status["errors"] == {"SCORER_PROCESS_DIED": "2", "SCORING_FAILED": "1"}, "it has a second try, by itself"
+    deaths = int(status["errors"].pop("SCORER_PROCESS_DIED"))
+    # It has a second try, by itself, unless it was alone in the forward that hung.
+    assert deaths == 2 or (effect == "hang" and deaths == 1)
+    assert status["errors"] == {"SCORING_FAILED": "1"}
     assert ("signal 11 (Segmentation fault)" if effect == "crash" else "gave no answer within 10 s") in log
 
 

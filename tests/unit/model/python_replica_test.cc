@@ -195,7 +195,7 @@ TEST_F(PythonReplicaTest, AChildThatHangsIsKilledAtTheDeadline) {
   ASSERT_EQ(Start(), OkStatus());
   const pid_t pid = ChildPid();
   const Status status = replica_->Score({With(kHang)});
-  EXPECT_EQ(status.code(), Code::kUnavailable);
+  EXPECT_EQ(status.code(), Code::kDeadlineExceeded);
   EXPECT_THAT(status.message(), HasSubstr("gave no answer within 0.3 s and was killed"));
   EXPECT_EQ(kill(pid, 0), -1);
   EXPECT_EQ(Loss(), 3.0f);
@@ -408,6 +408,20 @@ TEST_F(PythonReplicaTest, ABatchAloneIsTriedAgainAfterADeathThatMayNotBeItsFault
   EXPECT_THAT(once->batches[0]->scores.columns[0],
               ElementsAre(static_cast<float>(kCrashOnce) + 2.0f));
   EXPECT_EQ(Submit(scorer, {With(kCrash)})->batches[0]->decision.outcome, Outcome::kRejected);
+}
+
+TEST_F(PythonReplicaTest, ABatchAloneInAForwardThatHangsIsRejectedAtOnce) {
+  options_.score_deadline = milliseconds(300);
+  ASSERT_EQ(Start(), OkStatus());
+  PythonReplica* const replica = replica_.get();
+  Scorer scorer{ScorerOptions{}};
+  scorer.Use(std::move(replica_));
+  EXPECT_EQ(Submit(scorer, {With(kHang)})->batches[0]->decision.outcome, Outcome::kRejected);
+  EXPECT_EQ(replica->deaths(), 1u);
+  const auto group = Submit(scorer, {Ones(1), With(kHang)});
+  EXPECT_THAT(group->batches[0]->scores.columns[0], ElementsAre(3.0f));
+  EXPECT_EQ(group->batches[1]->decision.outcome, Outcome::kRejected);
+  EXPECT_THAT(group->batches[1]->decision.text, HasSubstr("gave no answer within 0.3 s"));
 }
 
 TEST_F(PythonReplicaTest, ClosingTheScorerDoesNotWaitForAForward) {
