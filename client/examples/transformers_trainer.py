@@ -63,6 +63,7 @@ def main() -> None:
         learning_rate=2e-3,
         save_strategy="epoch" if args.folder else "no",
         logging_steps=20,
+        use_cpu=not torch.accelerator.is_available(),
         report_to="none",
         disable_tqdm=True,
     )

@@ -109,6 +109,7 @@ CASES = {
     "scheduled": Case(kind=Scheduled),
     "scheduled, restored late": Case(kind=Scheduled, late=True),
     "own loader": Case(kind=Own),
+    "own loader, made anew each epoch": Case(kind=Own, options={"reload_dataloaders_every_n_epochs": 1}),
     "reloaded": Case(options={"reload_dataloaders_every_n_epochs": 1}),
     "loaded by processes": Case(loader={"num_workers": 1}),
 }

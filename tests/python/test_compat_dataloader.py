@@ -194,6 +194,70 @@ def test_custom_class_without_a_transform_is_refused_at_the_first_batch(rows: Ro
         next(iter(loader))
 
 
+TOKENS = [([i % 7 + 1] * (i % 5 + 1), i % 2) for i in range(400)]  # sentences of one to five tokens
+
+
+def padded(sentences: Any) -> torch.Tensor:
+    return nn.utils.rnn.pad_sequence([torch.as_tensor(s) for s in sentences], batch_first=True)
+
+
+def to_its_longest(samples: Any) -> Any:
+    """A collate_fn: each batch is as wide as its longest sentence."""
+    return {"ids": padded([s for s, _ in samples]), "labels": torch.tensor([y for _, y in samples])}
+
+
+class SentenceTransform(SiftingBatchTransform):
+    """SageMaker's way with sentences of any length: lists, padded when a batch is whole."""
+
+    def transform(self, batch: Any) -> ListBatch:
+        return ListBatch(batch["ids"].tolist(), batch["labels"].tolist())
+
+    def reverse_transform(self, sifting_batch: ListBatch) -> Any:
+        return {"ids": padded(sifting_batch.inputs), "labels": torch.tensor(sifting_batch.labels)}
+
+
+class SentenceLoss(Loss):
+    def loss(self, model: Any, transformed_batch: Any, original_batch: Any = None) -> torch.Tensor:
+        if isinstance(original_batch, list):
+            original_batch = to_its_longest(original_batch)
+        logits = model(original_batch["ids"])
+        return nn.functional.cross_entropy(logits, original_batch["labels"], reduction="none")
+
+
+class Bag(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(9, 2, padding_idx=0)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.tokens(ids).sum(1)
+
+
+@pytest.mark.parametrize("transform", [None, SentenceTransform()])
+@pytest.mark.parametrize("workers", [1, "inline"])
+@pytest.mark.filterwarnings("ignore:the model can't be exported")
+def test_sentences_of_any_length_are_sifted(transform: Any, workers: Any) -> None:
+    collate = identity if transform is None else to_its_longest
+    source = DataLoader(TOKENS, 8, collate_fn=collate)  # type: ignore[arg-type]
+    with SiftingDataloader(config(), source, SentenceLoss(), Bag(), transform, workers=workers) as loader:
+        for batch in loader:
+            want = [TOKENS[int(i)] for i in loader.last_batch_info.ids]
+            if transform is None:
+                assert batch == want
+            else:  # pads of the reverse transform, not of siftd
+                widths = [max(len(s) for s, _ in TOKENS[i // 8 * 8 : i // 8 * 8 + 8]) for i in loader_ids(loader)]
+                assert batch["ids"].shape == (len(want), max(widths))
+                assert [[t for t in row if t] for row in batch["ids"].tolist()] == [s for s, _ in want]
+                assert batch["labels"].tolist() == [y for _, y in want]
+        assert loader.stats().unsifted == 0
+        assert loader.stats().trained == loader.stats().kept > 0
+
+
+def loader_ids(loader: SiftingDataloader) -> list[int]:
+    ids: list[int] = loader.last_batch_info.ids.astype(int).tolist()
+    return ids
+
+
 def test_resume_within_a_pass_repeats_no_sample(rows: Rows, model: nn.Module, tmp_path: Path) -> None:
     def make() -> SiftingDataloader:
         source = DataLoader(rows, 20, shuffle=True, collate_fn=identity)

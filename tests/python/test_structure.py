@@ -94,3 +94,20 @@ def test_a_collators_padding_is_inferred() -> None:
     pad = _structure.infer_pad(Collator())
     assert (pad["input_ids"], pad["token_type_ids"], pad["labels"], pad["attention_mask"]) == (9, 2, -1, 0)
     assert _structure.infer_pad(None) == {}
+
+
+def test_left_padding_stays_on_the_left() -> None:
+    """As a tokenizer with padding_side="left" pads: for models that generate."""
+
+    class Tokenizer:
+        pad_token_id, padding_side = 9, "left"
+
+    class Collator:
+        tokenizer = Tokenizer()
+
+    pad = _structure.infer_pad(Collator())
+    short = _structure.flatten({"input_ids": torch.tensor([[9, 1]]), "attention_mask": torch.tensor([[0, 1]])})
+    long = _structure.flatten({"input_ids": torch.tensor([[1, 2, 3]]), "attention_mask": torch.tensor([[1, 1, 1]])})
+    both = _structure.rebuild(_structure.concat([short, long], pad))
+    assert both["input_ids"].tolist() == [[9, 9, 1], [1, 2, 3]]
+    assert both["attention_mask"].tolist() == [[0, 0, 1], [1, 1, 1]]

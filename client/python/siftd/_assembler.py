@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ def own_copy(flat: _structure.Flat) -> _structure.Flat:
 
 
 class Assembler:
-    def __init__(self, batch_size: int, pad: Mapping[str, float]) -> None:
+    def __init__(self, batch_size: int, pad: _structure.Pad) -> None:
         self.batch_size = batch_size
         self._pad = pad
         self.keep_parts = False  # batches remember the pieces that they were made of

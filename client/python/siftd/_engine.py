@@ -8,13 +8,14 @@ both touch. Nothing here waits.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from siftd import _structure
 from siftd._assembler import own_copy
 from siftd._handed import Ready
 from siftd._history import RecentScores
@@ -52,7 +53,7 @@ class Engine(Outbox):
         self,
         options: EngineOptions,
         core: LoaderCore | InlineCore,
-        pad: Mapping[str, float],
+        pad: _structure.Pad,
         history: Sequence[float] = (),
     ) -> None:
         super().__init__(options.batch_size, pad)
@@ -101,7 +102,7 @@ class Engine(Outbox):
             self.handed.close_pass(self.pass_number)
             return feed
 
-    def rows_to_save(self, now: int | None, pad: Mapping[str, float]) -> list[dict[str, Any]]:
+    def rows_to_save(self, now: int | None, pad: _structure.Pad) -> list[dict[str, Any]]:
         """Untrained rows that a repeat of pass `now` would not bring back: those of the one key of which some rows are
         trained, and those carried over from earlier passes. Fewer than a batch but for what is ready to be handed out,
         or handed out and not trained. REQUIRES: lock held"""

@@ -132,7 +132,7 @@ class _RankRows(IterableDataset[Any]):
             announce(epoch)
 
 
-def padding(trainer: Any) -> dict[str, float]:
+def padding(trainer: Any) -> dict[str, float | tuple[float, str]]:
     """Pad values by field, from the Trainer's collator, else from its tokenizer."""
     known = _structure.infer_pad(trainer.data_collator)
     if known or getattr(trainer.processing_class, "pad_token_id", None) is None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from siftd import _structure
 from siftd._assembler import Assembler
 from siftd._handed import Handed, Ready
 from siftd._info import Stats
@@ -22,7 +23,7 @@ OnDecision = Callable[[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[An
 class Outbox:
     """Shared by the I/O thread and the training loop's; `lock` guards all fields. Nothing here waits."""
 
-    def __init__(self, batch_size: int, pad: Mapping[str, float]) -> None:
+    def __init__(self, batch_size: int, pad: _structure.Pad) -> None:
         self.lock = threading.Condition()
         self.ready: deque[Ready] = deque()
         self.assembler = Assembler(batch_size, pad)

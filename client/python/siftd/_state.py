@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ INFO_FIELDS: dict[str, Any] = {
 
 
 def save_piece(
-    key: tuple[Any, int], parts: list[tuple[_structure.Flat, dict[str, Any]]], pad: Mapping[str, float]
+    key: tuple[Any, int], parts: list[tuple[_structure.Flat, dict[str, Any]]], pad: _structure.Pad
 ) -> dict[str, Any]:
     """Rows of one candidate batch, as torch.load(weights_only=True) takes them: plain values, tensors of their own."""
     flat = _structure.concat([f for f, _ in parts], pad)
@@ -61,7 +61,7 @@ class PieceParts:
                 self.add((where, seq), flat.slice(at, at + rows), cut)
             at += rows
 
-    def saved(self, pad: Mapping[str, float]) -> list[dict[str, Any]]:
+    def saved(self, pad: _structure.Pad) -> list[dict[str, Any]]:
         return [save_piece(key, pieces, pad) for key, pieces in self._parts.items()]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ log = logging.getLogger("siftd")
 
 class StreamEngine(Outbox):
     def __init__(
-        self, batch_size: int, prefetch: int, drop_last: bool, pad: Mapping[str, float], history: RecentScores,
+        self, batch_size: int, prefetch: int, drop_last: bool, pad: _structure.Pad, history: RecentScores,
         on_decision: OnDecision | None,
     ) -> None:  # fmt: skip
         super().__init__(batch_size, pad)

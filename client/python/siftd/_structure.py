@@ -19,6 +19,9 @@ from siftd.errors import StructureError
 _PLAIN = (str, bytes, int, float, bool, type(None), np.generic)
 
 
+Pad = Mapping[str, float | tuple[float, str]]  # by field: the value, or (value, "left")
+
+
 @dataclass(frozen=True)
 class _Leaf:
     name: str
@@ -150,11 +153,12 @@ def build(spec: Any, flat: Flat, arrays: bool = True) -> Any:
     return kind(items)
 
 
-def concat(pieces: Sequence[Flat], pad: Mapping[str, float] | None = None) -> Flat:
-    """One batch of several pieces' rows. Fields with different trailing sizes are padded at their ends.
+def concat(pieces: Sequence[Flat], pad: Pad | None = None) -> Flat:
+    """One batch of several pieces' rows. Fields with different trailing sizes are padded.
 
     Args:
-      pad: fill value by field name. Raises StructureError that names the field when one is missing.
+      pad: by field name, the fill value, or (value, "left") to fill before the rows' own. Raises StructureError that
+        names the field when one is missing.
     """
     if len(pieces) == 1:
         return pieces[0]
@@ -171,7 +175,7 @@ def concat(pieces: Sequence[Flat], pad: Mapping[str, float] | None = None) -> Fl
     return Flat(first.spec, sum(p.rows for p in pieces), tensors, listed, first.whole)
 
 
-def _padded(name: str, parts: list[torch.Tensor], pad: Mapping[str, float]) -> list[torch.Tensor]:
+def _padded(name: str, parts: list[torch.Tensor], pad: Pad) -> list[torch.Tensor]:
     if any(p.dim() != parts[0].dim() for p in parts):
         raise StructureError(f"field '{name}' has a different number of dimensions from batch to batch")
     if name not in pad:
@@ -180,12 +184,17 @@ def _padded(name: str, parts: list[torch.Tensor], pad: Mapping[str, float]) -> l
             f"field '{name}' has rows of different shapes {shapes}, and no value to pad it with is known; give "
             f"pad={{'{name}': VALUE}} with the value that your collate_fn pads with (often 0, labels -100)"
         )
+    how = pad[name]
+    value, left = (how[0], how[1] == "left") if isinstance(how, tuple) else (how, False)
     sizes = [max(p.shape[d] for p in parts) for d in range(1, parts[0].dim())]
     out = []
     for part in parts:
         if list(part.shape[1:]) != sizes:
-            full = part.new_full((len(part), *sizes), pad[name])
-            full[(slice(None), *(slice(0, n) for n in part.shape[1:]))] = part
+            full = part.new_full((len(part), *sizes), value)
+            cut = (
+                slice(size - n, size) if left else slice(0, n) for n, size in zip(part.shape[1:], sizes, strict=True)
+            )
+            full[(slice(None), *cut)] = part
             part = full
         out.append(part)
     return out
@@ -201,8 +210,8 @@ _USUAL_PAD = {
 }
 
 
-def infer_pad(collate_fn: Any) -> dict[str, float]:
-    """Padding values that a collator tells of itself (a tokenizer's pad_token_id, label_pad_token_id)."""
+def infer_pad(collate_fn: Any) -> dict[str, float | tuple[float, str]]:
+    """Padding that a collator tells of itself (a tokenizer's pad_token_id and padding_side, label_pad_token_id)."""
     tokenizer = getattr(collate_fn, "tokenizer", None)
     if tokenizer is None:
         return {}
@@ -213,4 +222,6 @@ def infer_pad(collate_fn: Any) -> dict[str, float]:
         pad["token_type_ids"] = float(tokenizer.pad_token_type_id)
     if hasattr(collate_fn, "label_pad_token_id"):
         pad["labels"] = float(collate_fn.label_pad_token_id)
-    return pad
+    if getattr(tokenizer, "padding_side", "right") == "left":
+        return {name: (value, "left") for name, value in pad.items()}
+    return dict(pad)

@@ -8,7 +8,7 @@ import math
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -83,7 +83,7 @@ class SiftingDataLoader(Sifted):
       max_staleness_steps: rows scored by an older model are handed out unsifted; 0 = no bound.
       seed: of the coin; default: drawn from torch's seed.
       ids: callable(batch) -> sample ids; default: the dataset index where the sampler shows it.
-      pad: fill value by field name for batches with different trailing sizes.
+      pad: by field name, for batches with different trailing sizes: the fill value, or (value, "left").
       targets: fields that are targets, where the names don't tell.
       scorer: an export of this model and loss, as workers that take none over the wire were started with
         (siftd.Scorer.load(FILE)), or a PythonScorer; default: exported at the first batch.
@@ -125,7 +125,7 @@ class SiftingDataLoader(Sifted):
         max_staleness_steps: int = 0,
         seed: int | None = None,
         ids: Callable[[Any], Sequence[int]] | None = None,
-        pad: Mapping[str, float] | None = None,
+        pad: _structure.Pad | None = None,
         targets: Sequence[str] | None = None,
         scorer: Scorer | PythonScorer | None = None,
         scale_factor: float = 1.0,

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -94,7 +94,7 @@ class StreamLoader(Sifted):
         linger: float = 10.0,
         seed: int = 0,
         run: int | None = None,
-        pad: Mapping[str, float] | None = None,
+        pad: _structure.Pad | None = None,
         max_staleness_steps: int = 0,
         job: str = "default",
         on_decision: OnDecision | None = None,

@@ -216,7 +216,7 @@ def _batch_size(source: Any) -> int | None:
 class _TakeApart:
     """What the loader calls with each of the user's batches, on the thread that pulls them."""
 
-    def __init__(self, adapter: Adapter, pad: dict[str, float]) -> None:
+    def __init__(self, adapter: Adapter, pad: dict[str, Any]) -> None:
         self._adapter, self._pad = adapter, pad
 
     def __call__(self, batch: Any) -> Any:
