@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from doc_examples import write_blocks
 from example_runs import Summary, accuracies, check_usage, run, steps_of_ranks
 
 ROWS = 1437  # of scikit-learn's 1,797 digits, less every fifth
@@ -38,6 +39,21 @@ def test_plain_loop_writes_tensorboard_and_a_bar(tmp_path: Path) -> None:
     assert found["sifting/kept_share"][-1].value == pytest.approx(summary.kept_share, abs=0.001)
     assert [e.step for e in found["sifting/model_version"]] == [45, summary.batches]
     assert found["sifting/model_version"][-1].value == summary.versions
+
+
+def test_the_readmes_watched_loop(tmp_path: Path) -> None:
+    write_blocks(tmp_path)
+    out = run(tmp_path / "watched.py", cwd=tmp_path)
+    found = scalars(tmp_path / "runs")
+    assert len(found["sifting/staleness_steps"]) == 3
+    assert found["sifting/trained"][-1].value == Summary(out).trained
+    assert "epoch 2" in out and "it/s" in out
+
+
+def test_the_migration_pages_composer_trainer(tmp_path: Path) -> None:
+    pytest.importorskip("composer", exc_type=ImportError)
+    write_blocks(tmp_path)
+    assert f"trained {6 * (1797 // 32)} batches" in run(tmp_path / "composer_trainer.py", cwd=tmp_path)
 
 
 def test_lightning_learns_logs_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import psutil
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.fabric.utilities.seed import pl_worker_init_function
 from torch import nn
 
 import siftd
@@ -143,19 +145,28 @@ def test_a_skipped_epoch_and_validation_in_mid_epoch_lose_no_claims(worker: Work
         ({"limit_train_batches": 500}, 36),  # no more than the loader has
         ({"fast_dev_run": 3}, 3),
         ({"max_steps": 7}, 7),
-        ({"overfit_batches": 2}, 6),
     ],
 )
 def test_the_trainers_limits_hold(worker: Worker, tmp_path: Path, options: dict[str, Any], steps: int) -> None:
     sifting = sift(worker.endpoint)
     module = module_of(sifting)
-    if "overfit_batches" in options:
-        module.sifting = None
     fit = trainer(tmp_path, sifting, **options)
     fit.fit(module, data())
     assert fit.global_step == steps
-    if module.sifting is not None:
-        assert set(module.rows().values()) == {1}
+    assert set(module.rows().values()) == {1}
+
+
+def test_with_overfit_batches_the_same_batches_come_again_unsifted(tmp_path: Path) -> None:
+    batches: list[list[int]] = []
+
+    class Keeps(Lit):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            batches.append(batch[1].tolist())
+            return super().training_step(batch, batch_idx)
+
+    sifting = Sifting(["tcp://127.0.0.1:1"])  # nobody is there
+    trainer(tmp_path, sifting, overfit_batches=2).fit(Keeps(), data())
+    assert batches == batches[:2] * 3
 
 
 def test_a_limited_epoch_has_a_length_and_is_validated_at_its_end(worker: Worker, tmp_path: Path) -> None:
@@ -336,6 +347,32 @@ def test_the_callback_drives_the_sagemaker_loader(worker: Worker, tmp_path: Path
     assert 0 < seen.stats.dropped < seen.stats.decided
 
 
+def test_the_callback_drives_a_stream(worker: Worker, tmp_path: Path) -> None:
+    candidates = siftd.CandidateLoader([worker.endpoint], data(), epochs=3)
+    feeding = threading.Thread(target=candidates.run)
+    sifting = Sifting()
+    module = module_of(sifting)
+    seen = Seen(sifting, worker)
+    loader = siftd.StreamLoader(
+        [worker.endpoint],
+        8,
+        model=module,
+        example_batch=next(iter(data())),
+        policy=siftd.Uniform(0.5),
+        seed=3,
+        sync_every=2,
+    )
+    feeding.start()
+    with loader:
+        fit = trainer(tmp_path, sifting, seen)
+        fit.fit(module, loader)
+    feeding.join(30)
+    assert not feeding.is_alive()
+    assert module.rows() == Counter(kept(worker.endpoint, 3))
+    assert seen.stats.steps == fit.global_step
+    assert seen.model_version == 1 + fit.global_step // 2
+
+
 def test_a_sifting_loader_trains_without_the_callback(worker: Worker, tmp_path: Path) -> None:
     module = Lit()
     with own(worker, module, step_on_next=True) as loader:
@@ -395,6 +432,17 @@ def test_hooks_that_change_batches_after_the_loader_are_told_of(
         sifting = sift(worker.endpoint)
         trainer(tmp_path, sifting, max_epochs=1).fit(module_of(sifting, kind), data())
         assert sum("on_after_batch_transfer" in r.message for r in caplog.records) == told
+
+
+def test_loading_processes_are_seeded_as_lightning_seeds_them(
+    worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PL_SEED_WORKERS", "1")  # what seed_everything(workers=True) sets
+    sifting = sift(worker.endpoint)
+    loader = data()
+    trainer(tmp_path, sifting, max_epochs=1).fit(module_of(sifting), loader)
+    assert loader.worker_init_fn.func is pl_worker_init_function
+    assert loader.worker_init_fn.keywords == {"rank": 0}
 
 
 # ------------------------------------------------------------ errors that say what to do

@@ -31,9 +31,13 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "SIFTD_BIN": binary(), "PYTHONPATH": python, "OMP_NUM_THREADS": "1", **more}
 
 
-def start(script: str | Path, *arguments: object, ranks: int = 1, **more: str) -> subprocess.Popen[str]:
+def start(
+    script: str | Path, *arguments: object, ranks: int = 1, cwd: Path | None = None, **more: str
+) -> subprocess.Popen[str]:
+    """`more`: of the environment."""
     return subprocess.Popen(
         command(script, *arguments, ranks=ranks),
+        cwd=cwd,
         env=environment(**more),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -52,8 +56,8 @@ def output(process: subprocess.Popen[str], timeout: float = 200) -> str:
     return out
 
 
-def run(script: str | Path, *arguments: object, ranks: int = 1, **more: str) -> str:
-    return output(start(script, *arguments, ranks=ranks, **more))
+def run(script: str | Path, *arguments: object, ranks: int = 1, cwd: Path | None = None, **more: str) -> str:
+    return output(start(script, *arguments, ranks=ranks, cwd=cwd, **more))
 
 
 def accuracies(out: str) -> list[float]:

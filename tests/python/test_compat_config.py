@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 import siftd
+from siftd import _distributed
 from siftd.compat.smart_sifting import exceptions
 from siftd.compat.smart_sifting._environment import workers_wanted
 from siftd.compat.smart_sifting._schedule import batches_per_epoch, kept_batches
+from siftd.compat.smart_sifting.dataloader import sift_dataloader
 from siftd.compat.smart_sifting.dataloader.sift_dataloader import (
     LossImplementationNotProvidedException,
     SiftingDataloader,
@@ -198,6 +200,22 @@ def test_environment_refuses_by_name(monkeypatch: pytest.MonkeyPatch, workers: s
 )
 def test_epoch_has_what_a_pass_keeps(batches: int, delayed: int, beta: float, expected: int) -> None:
     assert kept_batches(batches, delayed, 1 / (1 + beta)) == expected
+
+
+def test_rank_takes_its_share_unless_the_data_is_split_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (sift_dataloader, _distributed):
+        monkeypatch.setattr(module, "rank_and_world", lambda: (1, 2))
+    options: dict[str, Any] = {}
+    share = loader(orig_dataloader=DataLoader(Rows(101), batch_size=10))._share(options)
+    assert len(share.sampler) == 50 and options == {"steps_per_epoch": 3}
+    own = DataLoader(Rows(101), batch_size=10, sampler=DistributedSampler(Rows(101), 2, 1))
+    options = {"steps_per_epoch": 4}
+    assert loader(orig_dataloader=own)._share(options) is own
+    assert options == {"steps_per_epoch": 4}
+    stream = [(torch.ones(4, 8), torch.ones(4))]  # whoever gives a length has split it
+    assert loader(orig_dataloader=stream, steps_per_epoch=4)._share({"steps_per_epoch": 4}) is stream
+    with pytest.raises(siftd.ConfigError, match="can't be split"):
+        loader(orig_dataloader=stream)._share({})
 
 
 def test_epoch_counts_the_largest_share_and_a_repeated_delay() -> None:

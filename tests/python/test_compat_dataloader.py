@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 import siftd
 from siftd.compat.smart_sifting.data_model.data_model_interface import SiftingBatchTransform
 from siftd.compat.smart_sifting.data_model.list_batch import ListBatch
+from siftd.compat.smart_sifting.data_model.tensor_batch import TensorBatch
 from siftd.compat.smart_sifting.dataloader.sift_dataloader import SiftingDataloader
 from siftd.compat.smart_sifting.loss.abstract_sift_loss_module import Loss
 from siftd.compat.smart_sifting.sift_config.sift_configs import RelativeProbabilisticSiftConfig
@@ -194,7 +195,54 @@ def test_custom_class_without_a_transform_is_refused_at_the_first_batch(rows: Ro
         next(iter(loader))
 
 
-TOKENS = [([i % 7 + 1] * (i % 5 + 1), i % 2) for i in range(400)]  # sentences of one to five tokens
+class TransformedLoss(Loss):
+    """As in SageMaker's guide: of the transformed batch, whose tensors are its fields."""
+
+    def loss(self, model: Any, transformed_batch: Any, original_batch: Any = None) -> torch.Tensor:
+        device = next(model.parameters()).device
+        batch = [t.to(device) for t in transformed_batch]
+        return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+
+class TensorTransform(SiftingBatchTransform):
+    def transform(self, batch: Any) -> TensorBatch:
+        return TensorBatch(batch[0], batch[-1])
+
+    def reverse_transform(self, sifting_batch: TensorBatch) -> Any:
+        return [sifting_batch.inputs, sifting_batch.labels]
+
+
+class ListTransform(TensorTransform):
+    def transform(self, batch: Any) -> Any:
+        return ListBatch(batch[0].tolist(), batch[-1].tolist())
+
+    def reverse_transform(self, sifting_batch: Any) -> Any:
+        return [torch.tensor(sifting_batch.inputs), torch.tensor(sifting_batch.labels)]
+
+
+@pytest.mark.parametrize(
+    ("transform", "loss", "scorer"),
+    [
+        (TensorTransform(), TransformedLoss(), "Scorer"),
+        (ListTransform(), TransformedLoss(), "PythonScorer"),  # .tolist() can't be exported
+        (ListTransform(), FirstLoss(), "Scorer"),  # nor need it be, where the loss does not look
+    ],
+)
+@pytest.mark.filterwarnings("ignore:the model can't be exported")
+def test_transformed_batch_is_scored_as_what_it_can_be(
+    rows: Rows, model: nn.Module, transform: Any, loss: Loss, scorer: str
+) -> None:
+    with SiftingDataloader(config(), DataLoader(rows, 20), loss, model, transform, workers=1) as loader:
+        for x, y in loader:
+            ids = loader_ids(loader)
+            assert torch.allclose(x, rows.x[ids]) and torch.equal(y, rows.y[ids])
+        assert type(loader.scorer).__name__ == scorer
+        assert loader.stats().unsifted == 0
+        assert within_three_sigma(loader.stats(), 1)
+
+
+# Sentences of one to six tokens; the longest of eight in a row has three to six.
+TOKENS = [([i % 7 + 1] * (i % 3 + i // 8 % 4 + 1), i % 2) for i in range(400)]
 
 
 def padded(sentences: Any) -> torch.Tensor:

@@ -120,6 +120,11 @@ def test_batch_of_lists_by_feature_comes_back_with_its_numbers_unchanged(batch: 
         [Pair(np.full(3, i), None) for i in range(4)],
         [(torch.tensor(i), [i, i]) for i in range(4)],
         [(i, i / 3) for i in range(4)],
+        [[torch.tensor(i), torch.tensor(i + 1)] for i in range(4)],
+        [([[1, 2], [3, 4]], (1, 2)) for _ in range(4)],
+        [(np.int32(i), np.float64(i / 3), i % 2 == 0) for i in range(4)],
+        [([0.5, i],) for i in (1.5, 2.5, 3.5, 4.5)],
+        [(10**30 + i, torch.ones(1)) for i in range(4)],
     ],
 )
 @pytest.mark.parametrize("kind", [list, tuple])

@@ -85,6 +85,7 @@ class Sifting(Callback):  # type: ignore[misc]
     Metrics go to the trainer's loggers each log_every_n_steps, under "sifting/"; with several ranks they are rank 0's.
     Checkpoints hold the position of every rank: nothing is lost or repeated when fit goes on from one. Only in a
     checkpoint saved on an exception with several ranks it is missing, and the epoch begins anew.
+    (Lightning before 2.5 trains an epoch more when it goes on from a checkpoint of an epoch's last batch.)
     With Trainer(overfit_batches=...) nothing is sifted.
     """
 

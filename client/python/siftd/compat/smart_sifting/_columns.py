@@ -167,13 +167,9 @@ def write(entries: Sequence[Any], at: str, out: dict[str, Any]) -> Any:
 def _numbers(entries: Sequence[Any]) -> torch.Tensor | None:
     """[n]: bool, int64 or float64, or a NumPy type's own. None: they don't fit."""
     try:
-        return torch.from_numpy(np.asarray(entries, None if not _has_float(entries) else np.float64))
-    except (TypeError, OverflowError):  # dates; ints beyond 64 bits
+        return torch.from_numpy(np.asarray(entries))
+    except TypeError:  # dates; ints beyond 64 bits
         return None
-
-
-def _has_float(entries: Sequence[Any]) -> bool:
-    return any(type(e) is float for e in entries)
 
 
 def _arrays(entries: Sequence[Any]) -> list[torch.Tensor]:
@@ -181,9 +177,7 @@ def _arrays(entries: Sequence[Any]) -> list[torch.Tensor]:
     first = entries[0]
     if isinstance(first, torch.Tensor):
         return list(entries)
-    # A tuple of an int and a float means two things; nested tuples would come back as lists.
-    of_one_kind = type(first) in (list, tuple) and len({type(v) for v in first}) <= 1 and tuple not in map(type, first)
-    if not of_one_kind and not isinstance(first, np.ndarray):
+    if not isinstance(first, np.ndarray) and not (type(first) in (list, tuple) and _is_table(entries)):
         return []
     try:
         arrays = [np.asarray(a) for a in np.asarray(entries)]  # of one size, at once
@@ -195,6 +189,15 @@ def _arrays(entries: Sequence[Any]) -> list[torch.Tensor]:
     if any(a.dtype.kind not in "biuf" for a in arrays):
         return []
     return [torch.from_numpy(np.ascontiguousarray(a)).reshape(a.shape) for a in arrays]
+
+
+def _is_table(entries: Sequence[Sequence[Any]]) -> bool:
+    """Whether lists or tuples hold numbers alone, or lists of numbers. An int and a float in a tuple mean two things;
+    in a list both are taken as floats."""
+    kinds = set().union(*(map(type, e) for e in entries))
+    if kinds == {list}:
+        return _is_table([inner for e in entries for inner in e])
+    return kinds <= {int} or kinds <= {float} or kinds <= {bool} or (type(entries[0]) is list and kinds == {int, float})
 
 
 def _write_arrays(arrays: list[torch.Tensor], kind: type, at: str, out: dict[str, Any]) -> Arrays:

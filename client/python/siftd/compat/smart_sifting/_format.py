@@ -84,9 +84,9 @@ def _choose(
     if (samples == batch_size) != (features == batch_size):
         return BY_SAMPLE if samples == batch_size else BY_FEATURE
     raise UnsupportedDataFormatException(
-        f"Both dimension 0 and dimension 1 match batch size {batch_size}: a batch of type {type(batch)} may hold "
-        f"{samples} samples or {features}. Give batch_format_index=0 if batch[i] is a sample, 1 if batch[i] is one "
-        f"field of all samples, or {USE_A_TRANSFORM}"
+        f"Both dimension 0 and dimension 1 match batch size {batch_size or samples}: a batch of type {type(batch)} may "
+        f"hold {samples} samples or {features}. Give batch_format_index=0 if batch[i] is a sample, 1 if batch[i] is "
+        f"one field of all samples, or {USE_A_TRANSFORM}"
     )
 
 

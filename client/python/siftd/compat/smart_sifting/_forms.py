@@ -71,12 +71,16 @@ class Sized(Form):
         flat = _structure.flatten(base)
         self.padded = frozenset(name for name, t in flat.tensors.items() if t.dim() > 1)
         sizes = [n for name in sorted(self.padded) for n in flat.tensors[name].shape[1:]]
-        return base | {"sizes": torch.tensor(sizes, dtype=torch.int32).expand(flat.rows, -1)}
+        if sizes:
+            base["sizes"] = torch.tensor(sizes, dtype=torch.int32).expand(flat.rows, -1)
+        return base
 
     def read(self, base: dict[str, Any]) -> Any:
         return self._inner.read(base["batch"])
 
     def groups(self, base: dict[str, Any]) -> list[Any]:
+        if "sizes" not in base:
+            return [self.read(base)]
         sizes, flat = base["sizes"], _structure.flatten({"batch": base["batch"]})
         now = [n for name in sorted(self.padded) for n in flat.tensors[name].shape[1:]]
         if bool((sizes == torch.tensor(now, dtype=sizes.dtype, device=sizes.device)).all()):

@@ -37,7 +37,8 @@ __all__ = [
     "UnsupportedDataFormatException",
 ]
 
-_MINE = {"loader", "model", "loss", "policy", "beta", "keep", "step_on_next", "on_decision"}
+# Set here; or, feeder_process, in the way of the batches' form, which is found where they are pulled.
+_MINE = {"loader", "model", "loss", "policy", "beta", "keep", "step_on_next", "on_decision", "feeder_process"}
 
 
 class SiftingDataloader:
@@ -68,6 +69,8 @@ class SiftingDataloader:
       SiftConfigValidationException, LossImplementationNotProvidedException, ConfigError: an argument is not allowed.
       UnsupportedDataFormatException: at the first batch.
     """
+
+    _sharded = False  # orig_dataloader is this rank's part already
 
     def __init__(
         self,
@@ -102,25 +105,20 @@ class SiftingDataloader:
         self._options = {"workers": workers_wanted(), **options} if "workers" not in options else options
         self._adapter: Adapter | None = None
         self._loader: SiftingDataLoader | None = None
+        self._made_for = 0  # ranks
 
     @property
     def loader(self) -> SiftingDataLoader:
-        if self._loader is None:  # not before: the process group may be newer than this object
-            self._loader = self._make()
+        # Made late: the process group may be newer than this object, and even than the first look at it.
+        world = rank_and_world()[1]
+        if self._loader is None or (self._made_for != world and self._loader.scorer is None):
+            self._loader, self._made_for = self._make(), world
         return self._loader
 
     def _make(self) -> SiftingDataLoader:
-        source, options, config = self.orig_dataloader, dict(self._options), self.sift_config
-        if type(source).__module__.startswith("accelerate."):  # prepared: sharded, and moves batches to the device
-            options.setdefault("device", getattr(source, "device", None))
-            source = getattr(source, "base_dataloader", source)
-            sharded = True
-        else:
-            sharded = "steps_per_epoch" in options  # whoever knows that has split the data
+        options, config = dict(self._options), self.sift_config
+        source = self._share(options)
         rank, world = rank_and_world()
-        if world > 1 and options.get("steps_per_epoch") is None:
-            options["steps_per_epoch"] = batches_per_epoch(source, config, 1 if sharded else world)
-            source = source if sharded else distributed_loader(source)  # type: ignore[arg-type]
         adapter = self._adapter = Adapter(
             self.batch_transforms,
             self.batch_format_index,
@@ -150,6 +148,29 @@ class SiftingDataloader:
                 "" if steps is None else f"; an epoch is {steps} steps on each of {world} ranks",
             )  # fmt: skip
         return loader
+
+    def _share(self, options: dict[str, Any]) -> Any:
+        """This rank's part of the data. Completes `options` by what follows from it."""
+        source: Any = self.orig_dataloader
+        prepared = type(source).__module__.startswith("accelerate.")  # sharded, and moves batches to the device
+        if prepared:
+            options.setdefault("device", getattr(source, "device", None))
+            source = getattr(source, "base_dataloader", source)
+        world = rank_and_world()[1]
+        if world == 1:
+            return source
+        whole = not prepared and not self._sharded
+        steps = options.get("steps_per_epoch")
+        if steps is None:
+            options["steps_per_epoch"] = batches_per_epoch(source, self.sift_config, world if whole else 1)
+        if not whole:
+            return source
+        try:
+            return distributed_loader(source)
+        except ConfigError:
+            if steps is None:
+                raise
+            return source  # of the user's own making, split by the user
 
     def __iter__(self) -> Iterator[Any]:
         # A generator: nothing happens before the first next().

@@ -19,6 +19,10 @@ from siftd.compat.smart_sifting.sift_config.sift_configs import RelativeProbabil
 __all__ = ["LossImplementationNotProvidedException", "SiftConfigValidationException", "enable_sifting"]
 
 
+class _OfTrainer(SiftingDataloader):
+    _sharded = True
+
+
 def enable_sifting(
     trainer: Any,
     sift_config: RelativeProbabilisticSiftConfig | dict[str, Any],
@@ -51,13 +55,14 @@ def enable_sifting(
     def make_loader(plain: Any) -> SiftingDataloader:
         args = trainer.args
         settings = {
-            "device": args.device,
-            "pin_memory": args.dataloader_pin_memory and args.device.type == "cuda",
+            # Where a transform makes the batch, the Trainer moves it.
+            "device": args.device if batch_transforms is None else None,
+            "pin_memory": batch_transforms is None and args.dataloader_pin_memory and args.device.type == "cuda",
             "seed": args.seed if args.data_seed is None else args.data_seed,
             "steps_per_epoch": _steps(args, plain, config, set_epochs),
         }
         merged = {**settings, **options, "pad": {**padding(trainer), **(options.get("pad") or {})}}
-        return SiftingDataloader(
+        return _OfTrainer(
             config, plain, loss, trainer.model, batch_transforms, batch_format_index, log_batch_data, **merged
         )
 

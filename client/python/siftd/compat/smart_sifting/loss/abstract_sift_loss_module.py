@@ -27,7 +27,8 @@ class Loss(ABC):
 
         Args:
           transformed_batch: what `batch_transforms` makes of the batch; without transforms, the batch itself.
-          original_batch: the batch as the DataLoader gave it.
+          original_batch: the batch as the DataLoader gave it. NumPy arrays are tensors in it, and strings and objects
+            stay in the training process: there are others, or None, in their place.
         """
 
 

@@ -24,8 +24,8 @@ class TrainingMetricsRecorder(Sifting):
 
     def __init__(self) -> None:
         super().__init__()
-        self._steps = 0
-        self._begun = self._forward_done = self._backward_done = self._optimizer_begun = 0.0
+        self._recorded_steps = 0
+        self._began_at = self._forward_done_at = self._backward_done_at = self._optimizer_began_at = 0.0
 
     def _train_dataloader(self, request: Callable[[], Any]) -> Any:
         given = request()
@@ -35,24 +35,24 @@ class TrainingMetricsRecorder(Sifting):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-        self._begun = self._forward_done = self._backward_done = self._optimizer_begun = time.perf_counter()
+        self._began_at = self._forward_done_at = self._backward_done_at = self._optimizer_began_at = time.perf_counter()
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
-        self._forward_done = time.perf_counter()
+        self._forward_done_at = time.perf_counter()
 
     def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
-        self._backward_done = time.perf_counter()
+        self._backward_done_at = time.perf_counter()
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        self._optimizer_begun = time.perf_counter()
+        self._optimizer_began_at = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         now = time.perf_counter()
-        self._steps += 1
-        log.info("train step count: %d", self._steps)
-        log.info("train forward pass latency: %.6f", self._forward_done - self._begun)
-        log.info("train backprop latency: %.6f", self._backward_done - self._forward_done)
-        if self._optimizer_begun > self._begun:  # not while gradients are accumulated
-            log.info("train optimizer step latency: %.6f", now - self._optimizer_begun)
-        log.info("train total step latency: %.6f", now - self._begun)
+        self._recorded_steps += 1
+        log.info("train step count: %d", self._recorded_steps)
+        log.info("train forward pass latency: %.6f", self._forward_done_at - self._began_at)
+        log.info("train backprop latency: %.6f", self._backward_done_at - self._forward_done_at)
+        if self._optimizer_began_at > self._began_at:  # not while gradients are accumulated
+            log.info("train optimizer step latency: %.6f", now - self._optimizer_began_at)
+        log.info("train total step latency: %.6f", now - self._began_at)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)

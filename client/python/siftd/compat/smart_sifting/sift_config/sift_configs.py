@@ -61,8 +61,8 @@ class RelativeProbabilisticSiftConfig:
     """Keeps a sample with probability percentile(loss) ** beta_value: the share 1 / (1 + beta_value) in the long run.
 
     Args:
-      beta_value: > 0. 0.5 keeps two thirds, 1 half, 3 a quarter. (SageMaker's guide calls it "the proportion of data
-        that should be used": its reference, and its code, mean this.)
+      beta_value: > 0. 0.5 keeps two thirds, 1 half, 3 a quarter, as in the table of SageMaker's reference (its guide
+        calls it "the proportion of data that should be used"). While losses fall, fewer are kept: the history is older.
       loss_history_length: newest losses that the percentile is taken in, >= 1; a single one is taken as 2.
       loss_based_sift_config: a LossConfig, or a dict of its arguments.
     """
