@@ -69,9 +69,7 @@ def main() -> None:
         "uniform": {"policy": siftd.Uniform(args.keep)},
     }
     workers = args.workers if "://" in args.workers[0] else args.workers[0]
-    loader = siftd.SiftingDataLoader(  # 2
-        plain, model=model, loss="cross_entropy", workers=workers, **choices[args.policy]
-    )
+    loader = siftd.SiftingDataLoader(plain, model=model, workers=workers, **choices[args.policy])  # 2
 
     begin = 0
     if args.checkpoint and args.checkpoint.exists():

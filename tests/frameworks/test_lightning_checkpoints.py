@@ -245,6 +245,20 @@ def test_a_checkpoint_saved_without_the_callback_is_taken_up_by_it(worker: Worke
     assert not set(seen) & set(again)
 
 
+def test_a_checkpoint_of_plain_training_begins_its_epoch_anew_and_says_so(
+    worker: Worker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer(tmp_path, each_batch(tmp_path), max_epochs=1).fit(Lit(), data())
+    module, _ = Case(options={"max_epochs": 1}).fit(worker, tmp_path, resume=next((tmp_path / "ckpt").glob("*step=3*")))
+    assert module.rows() == Counter(kept(worker.endpoint, 1))
+    assert "its epoch begins anew" in caplog.text
+    caplog.clear()
+    _, fit = Case(options={"max_epochs": 1}).fit(worker, tmp_path)
+    fit.save_checkpoint(tmp_path / "one.ckpt")
+    Case(options={"max_epochs": 2}).fit(worker, tmp_path, resume=tmp_path / "one.ckpt")
+    assert "begins anew" not in caplog.text
+
+
 def test_testing_from_a_checkpoint_does_not_move_the_next_fit(worker: Worker, tmp_path: Path) -> None:
     class Tested(Validated):
         def test_step(self, batch: Any, batch_idx: int) -> None:

@@ -35,7 +35,8 @@ def run(tmp_path: Path, script: str, *arguments: str, where: str = "workers") ->
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     losses = [float(line.removeprefix("loss: ")) for line in lines if line.startswith("loss: ")]
-    return losses, json.loads(lines[-1]), done.stdout + done.stderr
+    did = json.loads(next(line for line in reversed(lines) if line.startswith('{"loaders"')))
+    return losses, did, done.stdout + done.stderr
 
 
 def assert_trained(losses: list[float], did: Any) -> None:

@@ -68,7 +68,7 @@ class Engine(Outbox):
         self._starving_since: float | None = None
         self._quick = 0
         self._warned: set[str] = set()
-        self._made = 0  # batches assembled
+        self._cancels = self._cancels_done = 0
 
     # ------------------------------------------------------------ the caller's thread
     def begin_pass(self, number: int, epoch: int, feed: Feed) -> None:
@@ -88,14 +88,12 @@ class Engine(Outbox):
                 self.assembler.add(piece)
 
     def cancel(self) -> Feed | None:
-        """Gives the pass up; the caller closes the feed."""
+        """Gives the pass up; the caller closes the feed. The leases, the core's own thread lets go of at its next turn."""
         with self.lock:
             feed, self._feed, self._end = self._feed, None, None
+            self._cancels += 1
             gone = self.assembler.clear()
             gone += sum(r.flat.rows for r in self.ready if r.flat is not None)
-            for lease in [*self.core.pending, *self.core.leases.values()]:
-                gone += len(lease.sample_ids)
-            self.core.cancel()
             self.stats.cancelled += gone
             self.ready.clear()
             self.ledger.close_pass(self.pass_number)
@@ -133,10 +131,16 @@ class Engine(Outbox):
     # ------------------------------------------------------------ the I/O thread
     def turn(self, now: float) -> None:
         with self.lock:
+            if self._cancels != self._cancels_done:
+                self._cancel_leases()
+            cancels = self._cancels
             verdicts, self.core.verdicts = self.core.verdicts, []
             late, self.core.late_seconds = self.core.late_seconds, []
         pieces = [self._gather(v) for v in verdicts]  # copies rows: not under the lock
         with self.lock:
+            if self._cancels != cancels:  # meanwhile: the next turn comes at once
+                self.core.verdicts = verdicts
+                return
             for verdicted, piece in zip(verdicts, pieces, strict=True):
                 self._decided(verdicted, piece)
             self._time_late(late)
@@ -150,6 +154,14 @@ class Engine(Outbox):
             self.stats.ready = len(self.ready)
             if self.ready:
                 self.lock.notify_all()
+
+    def _cancel_leases(self) -> None:
+        """What was offered, and decided and not taken, before the last cancel. REQUIRES: lock held"""
+        self._cancels_done = self._cancels
+        gone = [*self.core.pending, *self.core.leases.values(), *(v.lease for v in self.core.verdicts)]
+        self.stats.cancelled += sum(len(lease.sample_ids) for lease in gone)
+        self.core.verdicts = []
+        self.core.cancel()
 
     def _room(self) -> bool:
         return len(self.ready) < self.options.prefetch and self.assembler.rows < 2 * self.options.batch_size

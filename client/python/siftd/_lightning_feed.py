@@ -24,7 +24,7 @@ class LightningFeed:
 
     def __init__(self, outer: Iterable[Any], loader: Any) -> None:
         self.outer, self.loader = outer, loader
-        self.restored = False  # by the callback
+        self.restored = False  # a checkpoint held its position
         self.fixed_length = length(outer) is not None
         self._batches: Any = None  # iterator
         self._fetched: deque[Any] = deque()  # of an iteration of which no batch was begun
@@ -84,6 +84,7 @@ class LightningFeed:
         """A checkpoint that was saved without the callback holds the loader's own state."""
         if state and not self.restored:
             self.loader.load_state_dict(state)
+            self.restored = True
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name in ("outer", "loader"):

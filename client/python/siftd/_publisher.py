@@ -47,6 +47,7 @@ class PublisherCore(ClientCore):
         self.snapshot: Snapshot | None = None
         self.base: Snapshot | None = None
         self.artifact: Snapshot | None = None
+        self.artifact_sha256 = ""  # lower-case hexadecimal
         self.unsealed: Snapshot | None = None  # a worker waits for it: the owner seals it, then calls `pump`
         self.refusals: list[str] = []
         self._composed: Snapshot | None = None  # FULL, of the base and a DELTA
@@ -74,8 +75,10 @@ class PublisherCore(ClientCore):
     def on_open(self, worker: int, died: bool, now: float) -> None:
         session = self.sessions[worker]
         welcome = session.welcome
+        # A worker that is still of the job before knows no better; one that takes none is tried with its own.
+        other = welcome.artifact_upload and self.artifact_sha256 not in ("", welcome.artifact_sha256)
         self._transfers[worker] = _Transfer(
-            has_artifact=not welcome.needs_artifact,
+            has_artifact=not (welcome.needs_artifact or (other and self.artifact is not None)),
             applied=welcome.model_version if welcome.run == self.run else 0,
         )
         if welcome.needs_artifact and self.artifact is None:

@@ -20,6 +20,8 @@ class Exported(Protocol):
     @property
     def archive(self) -> bytes: ...  # empty: it does not go over the wire
     @property
+    def sha256(self) -> str: ...
+    @property
     def state(self) -> Sequence[Any]: ...
 
 
@@ -50,6 +52,8 @@ class WeightsSync:
         self._snapshotter = Snapshotter(scorer.state, everywhere)
         artifact = artifact_snapshot(scorer.archive, run) if scorer.archive else None
         self.publisher = Publisher(endpoints, job, run, artifact) if endpoints else None
+        if self.publisher is not None:
+            self.publisher.core.artifact_sha256 = scorer.sha256
         self.version = 0  # last published
 
     def publish(self, model: nn.Module, step: int, history: Sequence[float]) -> None:

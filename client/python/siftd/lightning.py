@@ -21,6 +21,7 @@ import importlib
 import inspect
 import logging
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -30,6 +31,7 @@ from siftd._lightning_estimate import lend_estimate, take_estimate_back
 from siftd._lightning_feed import LightningFeed
 from siftd._lightning_wrap import KNOWN, batches_at_most, find_sifted, wrap
 from siftd.errors import ConfigError, SiftdError
+from siftd.losses import Loss
 
 log = logging.getLogger("siftd")
 _LIGHTNINGS = ("lightning.pytorch", "pytorch_lightning")
@@ -91,9 +93,9 @@ class Sifting(Callback):  # type: ignore[misc]
 
     def __init__(
         self,
-        workers: Any = "auto",
+        workers: str | int | Sequence[str] = "auto",
         *,
-        loss: Any = None,
+        loss: Loss | nn.Module | None = None,
         model: nn.Module | str | None = None,
         prog_bar: bool = False,
         **options: Any,
@@ -138,7 +140,7 @@ class Sifting(Callback):  # type: ignore[misc]
         if self._feed is None or given is not self._given:
             before = {} if self._feed is None or not self._owned else self.loader.state_dict()
             self._let_go()
-            if self._before and self._trainer.global_step > 0:  # the training goes on in a second fit
+            if self._before and self._owned and self._trainer.global_step > 0:  # the training goes on in a second fit
                 before = own_state(self._before["loader"], *rank_and_world())
             self._before = {}
             feed = self._drive(given)
@@ -189,10 +191,14 @@ class Sifting(Callback):  # type: ignore[misc]
     # ------------------------------------------------------------ steps
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._stepped_at, self._logged_at = trainer.global_step, -1
-        if self._resume and self._feed is not None:
+        if self._feed is None:
+            return
+        if self._resume:
             # This strategy restores after it has set up, and configure_optimizers had the data set up already.
             self._place(self._feed)
             iter(trainer.fit_loop._data_fetcher)
+        if trainer.ckpt_path and not self._feed.restored:
+            self._tell("the checkpoint does not hold the loader's position: its epoch begins anew")
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if self._feed is not None:
@@ -228,9 +234,7 @@ class Sifting(Callback):  # type: ignore[misc]
         if trainer is None or self._feed is None:
             return self._left or self._resume
         if trainer.interrupted and trainer.world_size > 1:
-            self._tell("a checkpoint saved on an exception is without the loaders' position: resumed, its epoch begins "
-                       "anew")  # fmt: skip
-            return {}
+            return {}  # the other ranks may not come
         self._step(trainer)  # a callback before this one may save
         progress = trainer.fit_loop.epoch_progress.current
         ended = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch and progress.started == progress.ready
@@ -278,6 +282,6 @@ class Sifting(Callback):  # type: ignore[misc]
             take_estimate_back(trainer)
 
     def _tell(self, text: str) -> None:
-        if text not in self._told:
+        if text not in self._told and self._trainer.is_global_zero:
             self._told.add(text)
             log.warning("siftd: %s", text)

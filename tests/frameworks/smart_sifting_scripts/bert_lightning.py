@@ -110,7 +110,8 @@ class Classifier(pl.LightningModule):
         self.log("val_loss", self.criterion(self(batch).logits, batch[2]))
 
     def on_validation_epoch_end(self):
-        print(f"loss: {self.trainer.callback_metrics['val_loss'].item()}")
+        if self.trainer.is_global_zero:
+            print(f"loss: {self.trainer.callback_metrics['val_loss'].item()}")
 
     def configure_optimizers(self):
         optimizer = AdamW(self.parameters(), lr=self.hparams.lr)

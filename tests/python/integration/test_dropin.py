@@ -303,3 +303,14 @@ def test_a_batch_larger_than_allowed_goes_out_unsifted_with_a_warning(
     assert stats.rejected_batches == 2
     assert stats.unsifted == 64
     assert "allowed: 1024 bytes" in caplog.text
+
+
+def test_a_worker_serves_one_model_after_the_other(worker: Worker) -> None:
+    """Bug: the publisher took a worker's word that it had the scorer, which was that of the job before."""
+    for classes in (5, 7):
+        data = TensorDataset(torch.randn(64, 8), torch.arange(64) % classes)
+        with siftd.SiftingDataLoader(
+            DataLoader(data, 16), model=nn.Linear(8, classes), workers=[worker.endpoint], policy=siftd.Uniform(0.5)
+        ) as loader:
+            assert sum(len(y) for _, y in loader) == loader.stats().kept
+            assert loader.stats().unsifted == 0

@@ -407,7 +407,8 @@ TEST_F(PythonReplicaTest, ABatchAloneIsTriedAgainAfterADeathThatMayNotBeItsFault
   Scorer scorer{ScorerOptions{}};
   scorer.Use(std::move(replica_));
   const auto once = Submit(scorer, {With(kCrashOnce)});
-  EXPECT_EQ(once->batches[0]->decision.outcome, Outcome::kUnspecified);
+  ASSERT_EQ(once->batches[0]->decision.outcome, Outcome::kUnspecified)
+      << once->batches[0]->decision.text;
   EXPECT_THAT(once->batches[0]->scores.columns[0],
               ElementsAre(static_cast<float>(kCrashOnce) + 2.0f));
   EXPECT_EQ(Submit(scorer, {With(kCrash)})->batches[0]->decision.outcome, Outcome::kRejected);

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Engine driven by hand: what a cancelled pass leaves behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from siftd import _structure
+from siftd._engine import Engine, EngineOptions
+from siftd._loader_core import Lease, LoaderCore, LoaderOptions, Verdicted
+from siftd._session import new_incarnation
+from siftd._wire import wire_pb2
+
+
+def engine() -> Engine:
+    core = LoaderCore(LoaderOptions(mode=wire_pb2.MODE_VERDICTS, run=1), new_incarnation())
+    options = EngineOptions(4, 2, 5.0, ("0",), drop_last=False, endless=False, history_length=0)
+    return Engine(options, core, {})
+
+
+def lease(number: int, seq: int) -> Lease:
+    return Lease((number, seq), number, range(4), [], [], context=_structure.flatten(torch.zeros(4, 2)))
+
+
+def verdict(of: Lease) -> Verdicted:
+    return Verdicted(of, wire_pb2.Decision(outcome=wire_pb2.OUTCOME_DECIDED, rows=4, kept=range(4)), 0.0, 0)
+
+
+def test_a_verdict_of_a_cancelled_pass_gives_no_batch() -> None:
+    e = engine()
+    e.begin_pass(0, 0, None)  # type: ignore[arg-type]
+    e.core.offer(lease(0, 1), 0.0)
+    e.core.verdicts.append(verdict(lease(0, 0)))
+    e.cancel()
+    e.turn(1.0)
+    assert not e.ready
+    assert (e.core.outstanding, e.stats.cancelled) == (0, 8)
+
+
+def test_a_cancel_while_verdicts_are_gathered_wins(monkeypatch: Any) -> None:
+    """Bug: rows of the pass given up came out in the next one."""
+    e = engine()
+    e.begin_pass(0, 0, None)  # type: ignore[arg-type]
+    e.core.verdicts.append(verdict(lease(0, 0)))
+    gather = e._gather
+
+    def cancelled_meanwhile(v: Verdicted) -> Any:
+        piece = gather(v)
+        e.cancel()
+        e.begin_pass(1, 1, None)  # type: ignore[arg-type]
+        return piece
+
+    monkeypatch.setattr(e, "_gather", cancelled_meanwhile)
+    e.turn(1.0)
+    monkeypatch.undo()
+    e.turn(2.0)
+    assert not e.ready
+    assert e.stats.cancelled == 4
+    e.core.verdicts.append(verdict(lease(1, 0)))
+    e.turn(3.0)
+    assert [r.info.keys for r in e.ready if r.info is not None] == [[(1, 0, 4)]]
