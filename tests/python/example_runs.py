@@ -77,6 +77,12 @@ class Summary:
         self.unsifted, self.trained = int(kept[3]), int(kept[4])
         self.versions, self.batches = int(rest[1]), int(rest[2])
 
+    @property
+    def sifted_share(self) -> float:
+        """Kept of what the policy decided, to 0.001: a host that stalls for seconds gets some batches unsifted."""
+        assert self.unsifted < 0.3 * self.decided, "hardly anything was sifted"
+        return (self.kept_share * self.decided - self.unsifted) / (self.decided - self.unsifted)
+
 
 def steps_of_ranks(out: str) -> dict[int, int]:
     return {int(rank): int(steps) for rank, steps in re.findall(r"rank (\d+): (\d+) steps", out)}

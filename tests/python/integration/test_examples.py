@@ -36,18 +36,17 @@ def test_plain_loop_learns_and_publishes() -> None:
     summary = Summary(out)
     assert accuracies(out)[-1] > 0.8 > MOST
     assert summary.decided == 6 * ROWS
-    assert summary.unsifted == 0
     # The default policy drops what the model is sure of: little at first, then more.
-    assert 0.3 < summary.kept_share < 0.85
+    assert 0.3 < summary.sifted_share < 0.85
     assert abs(summary.trained - summary.kept_share * summary.decided) <= 0.0005 * summary.decided + 1, "all of them"
     assert summary.versions == 1 + summary.batches // 20
 
 
 def test_plain_loop_with_the_control_keeps_the_share_asked_for() -> None:
     summary = Summary(run("plain_loop.py", "--epochs", 3, "--policy", "uniform", "--keep", 0.4))
-    n = summary.decided
-    assert n == 3 * ROWS
-    assert abs(summary.kept_share - 0.4) < 5 * (0.4 * 0.6 / n) ** 0.5 + 0.0005
+    assert summary.decided == 3 * ROWS
+    n = summary.decided - summary.unsifted
+    assert abs(summary.sifted_share - 0.4) < 5 * (0.4 * 0.6 / n) ** 0.5 + 0.001
 
 
 def test_plain_loop_inline_scores_with_the_newest_weights() -> None:
@@ -55,7 +54,7 @@ def test_plain_loop_inline_scores_with_the_newest_weights() -> None:
     summary = Summary(out)
     assert accuracies(out)[-1] > 0.8
     assert summary.decided == 4 * ROWS
-    assert 0.3 < summary.kept_share < 0.95
+    assert 0.3 < summary.sifted_share < 0.95
     assert re.search(r"staleness 0\.\d steps \(at most 1\)", out)  # the batch in hand is not stepped yet
 
 
@@ -77,7 +76,7 @@ def test_ranks_make_equal_steps_and_resume(tmp_path: Path, shard: list[str]) -> 
     assert re.findall(r"rank \d: 80 steps, (\d+) rows", out) == ["1280", "1280"]
     assert accuracies(out)[-1] > 0.7
     assert Summary(out).versions == 1 + 80 // 20
-    assert Summary(out).unsifted == 0
+    assert Summary(out).sifted_share > 0.3
     more = run("ddp_torchrun.py", "--epochs", 5, "--checkpoint", file, *shard, ranks=2)
     assert steps_of_ranks(more) == {0: 20, 1: 20}
     assert accuracies(more)[0] > accuracies(out)[0]
