@@ -24,6 +24,7 @@ NOWHERE = ["ipc:///nowhere/siftd.sock"]
 
 class Exported:
     def __init__(self, model: nn.Module, archive: bytes = b"code") -> None:
+        self.sha256 = ""
         self.archive = archive
         self.state = [
             artifact_pb2.StateEntry(name=n, dtype=dtype_number(t), shape=t.shape) for n, t in model.named_parameters()

@@ -51,6 +51,7 @@ class Net(nn.Module):
 
 class Exported:
     archive = b""
+    sha256 = ""
 
     def __init__(self, model: nn.Module) -> None:
         tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
