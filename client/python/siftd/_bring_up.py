@@ -198,4 +198,4 @@ class BringUp:
         extra: tuple[str, ...] = ()
         if lanes * BATCH_BYTES_MOST > WORKER_BUDGET:
             extra = ("--budget-bytes", str(lanes * BATCH_BYTES_MOST))
-        return LocalWorkers(scorer, plan(self._w.workers, device), extra)
+        return LocalWorkers(scorer, plan(self._w.workers, device, lanes), extra)

@@ -37,6 +37,14 @@ def rank_and_world() -> tuple[int, int]:
     return 0, 1
 
 
+def check_world(processes: int, remedy: str) -> None:
+    """Raises ConfigError where a framework trains `processes` together, and torch.distributed has other ranks: each
+    would train alone, on its share of the data."""
+    _, world = rank_and_world()
+    if world > 1 and processes != world:
+        raise ConfigError("num_processes", processes, f"{world}, the ranks of torch.distributed; {remedy}")
+
+
 @dataclass(frozen=True)
 class Ranks:
     """This process among all. `node`: the ranks of this host, ascending; the first one leads it."""

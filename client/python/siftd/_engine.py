@@ -88,7 +88,7 @@ class Engine(Outbox):
                 self.assembler.add(piece)
 
     def cancel(self) -> Feed | None:
-        """Gives the pass up; the caller closes the feed. The leases, the core's own thread lets go of at its next turn."""
+        """Gives the pass up; the caller closes the feed. The core's own thread drops the leases at its next turn."""
         with self.lock:
             feed, self._feed, self._end = self._feed, None, None
             self._cancels += 1

@@ -42,12 +42,16 @@ def find_binary() -> str:
     return found
 
 
-def plan(count: int | str, model_device: torch.device) -> list[tuple[str, int]]:
-    """(device, threads) of each worker to start. "auto": spare accelerators, else spare cores."""
+def plan(count: int | str, model_device: torch.device, ranks: int = 1) -> list[tuple[str, int]]:
+    """(device, threads) of each worker to start. "auto": spare accelerators, else spare cores.
+
+    `ranks`: of the training on this host, which have the first devices where there are several.
+    """
     cores = len(os.sched_getaffinity(0))
     if count == "auto":
         if model_device.type == "cuda":
-            others = [i for i in range(torch.cuda.device_count()) if i != (model_device.index or 0)]
+            taken = {model_device.index or 0} if ranks == 1 else set(range(ranks))
+            others = [i for i in range(torch.cuda.device_count()) if i not in taken]
             if others:
                 return [(f"cuda:{i}", 1) for i in others]
         return [("cpu", max(1, min(8, cores // 2)))]

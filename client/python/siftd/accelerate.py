@@ -22,7 +22,7 @@ from typing import Any
 from accelerate import DistributedType
 from torch import nn
 
-from siftd._distributed import gather_state
+from siftd._distributed import check_world, gather_state
 
 __all__ = ["Checkpoint", "step"]
 
@@ -47,7 +47,11 @@ class Checkpoint:
 
 
 def step(accelerator: Any, loader: Any, model: nn.Module) -> None:
-    """Call on every rank after each micro-batch: tells the loader of each optimizer step, and publishes the weights."""
+    """Call on every rank after each micro-batch: tells the loader of each optimizer step, and publishes the weights.
+
+    Raises ConfigError where accelerate left each rank alone, as it does on hosts without accelerators unless cpu=True.
+    """
+    check_world(accelerator.num_processes, "Accelerator(cpu=True) on hosts without accelerators")
     if accelerator.sync_gradients:
         sharded = accelerator.distributed_type == DistributedType.FSDP  # gathered through its wrapper
         loader.step(model if sharded else accelerator.unwrap_model(model))

@@ -23,6 +23,7 @@ from typing import Any
 import transformers
 
 from siftd import policy as policies
+from siftd._distributed import check_world
 from siftd._hf_data import padding, plain_loader
 from siftd._hf_loop import STATE_FILE, SiftingCallback, StepsInEpoch, TrainLoader, length_of
 from siftd._hf_loss import loss_of
@@ -110,6 +111,7 @@ def attach(trainer: Any, make_loader: Callable[[Any], Any], set_epochs: bool = T
       set_epochs: num_train_epochs counts passes over the data where the loader has no length and max_steps is not set;
         False: the Trainer then asks for max_steps.
     """
+    check_world(int(trainer.args.world_size), "TrainingArguments(use_cpu=True) on hosts without accelerators")
     before = getattr(trainer, "_siftd", None)
     if before is not None:
         before.detach()
