@@ -43,6 +43,7 @@ void ClientLinks::GreetIfDue(std::size_t w, MonoTime now) {
 }
 
 void ClientLinks::OnMessage(std::size_t w, Message& message, MonoTime now) {
+  if (leaving_) return;  // an answer after Goodbye would be a message of no session
   ClientSession& session = *links_[w].session;
   if (const auto* welcome = std::get_if<Welcome>(&message)) {
     if (!session.OnWelcome(*welcome, now)) return;

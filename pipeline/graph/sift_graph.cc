@@ -78,7 +78,9 @@ struct SiftGraph::Impl {
         parallelism(oneapi::tbb::global_control::max_allowed_parallelism,
                     static_cast<std::size_t>(o.threads) + 1) {}
 
-  using DecodeNode = flow::function_node<ScoredBatchPtr, BatcherInput>;
+  // Not a function_node: a serial one lets its next body start before it has put its result, so two
+  // results may change places. A multifunction_node puts from within the body.
+  using DecodeNode = flow::multifunction_node<ScoredBatchPtr, std::tuple<BatcherInput>>;
   using BatcherNode =
       flow::multifunction_node<BatcherInput, std::tuple<ScoreGroupPtr, SelectInput>>;
   using ScoreNode = flow::async_node<ScoreGroupPtr, SelectInput>;
@@ -112,7 +114,7 @@ struct SiftGraph::Impl {
   std::unique_ptr<flow::function_node<ScoredBatchPtr, int>> emit;
 
   void Build();
-  BatcherInput Decode(const ScoredBatchPtr& batch);
+  void Decode(const ScoredBatchPtr& batch, DecodeNode::output_ports_type& out);
   void Batch(const BatcherInput& in, BatcherNode::output_ports_type& out);
   void Score(const ScoreGroupPtr& group, ScoreNode::gateway_type& gateway);
   void Select(const SelectInput& in, SelectNode::output_ports_type& out);
@@ -127,8 +129,8 @@ void SiftGraph::Impl::Build() {
     flow::graph& g = *graph;
     entry = std::make_unique<flow::queue_node<ScoredBatchPtr>>(g);
     limiter = std::make_unique<flow::limiter_node<ScoredBatchPtr, int>>(g, options.max_inflight);
-    decode = std::make_unique<DecodeNode>(g, flow::serial,
-                                          [this](const ScoredBatchPtr& b) { return Decode(b); });
+    decode = std::make_unique<DecodeNode>(
+        g, flow::serial, [this](const ScoredBatchPtr& b, auto& out) { Decode(b, out); });
     batch = std::make_unique<BatcherNode>(
         g, flow::serial, [this](const BatcherInput& in, auto& out) { Batch(in, out); });
     score_queue = std::make_unique<flow::queue_node<ScoreGroupPtr>>(g);
@@ -141,7 +143,7 @@ void SiftGraph::Impl::Build() {
         g, flow::serial, [this](const ScoredBatchPtr& b) { return Finish(b); });
     flow::make_edge(*entry, *limiter);
     flow::make_edge(*limiter, *decode);
-    flow::make_edge(*decode, *batch);
+    flow::make_edge(flow::output_port<0>(*decode), *batch);
     flow::make_edge(flow::output_port<0>(*batch), *score_queue);
     flow::make_edge(flow::output_port<1>(*batch), *select);
     flow::make_edge(*score_queue, *score);
@@ -151,7 +153,7 @@ void SiftGraph::Impl::Build() {
   });
 }
 
-BatcherInput SiftGraph::Impl::Decode(const ScoredBatchPtr& b) {
+void SiftGraph::Impl::Decode(const ScoredBatchPtr& b, DecodeNode::output_ports_type& out) {
   const MonoTime begin = Now();
   if (!b->pass_through && b->decision.outcome != Outcome::kRejected) {
     Guard(*b, "decode", [&] {
@@ -165,7 +167,7 @@ BatcherInput SiftGraph::Impl::Decode(const ScoredBatchPtr& b) {
     });
   }
   decode_clock.Leave(begin - b->admitted, Now() - begin);
-  return b;
+  std::get<0>(out).try_put(b);
 }
 
 void SiftGraph::Impl::Batch(const BatcherInput& in, BatcherNode::output_ports_type& out) {

@@ -201,6 +201,7 @@ def test_who_leaves_says_so_once_and_then_nothing() -> None:
     core.actions = Actions()
     core.leave(0.0)
     core.on_tick(100.0)
+    tell(core, 0, wire_pb2.PositionRequest(run=9, loader=0))  # on its way while the Goodbye was sent
     assert [(m.reason, m.run) for _, m in sent(core, wire_pb2.Goodbye)] == [(wire_pb2.GOODBYE_LEAVING, 9)]
     assert core.actions.sends == []
 

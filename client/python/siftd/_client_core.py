@@ -88,8 +88,8 @@ class ClientCore:
 
     def on_message(self, worker: int, message: Any, payload: list[memoryview], now: float) -> None:
         session = self.sessions[worker]
-        if not session.is_mine(message.session):
-            return
+        if self._left or not session.is_mine(message.session):
+            return  # an answer after Goodbye would be a message of no session
         session.heard = now
         if isinstance(message, wire_pb2.Welcome):
             died = session.on_welcome(message, now)

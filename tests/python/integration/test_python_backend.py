@@ -147,8 +147,9 @@ def test_a_batch_that_its_child_does_not_survive_is_trained_unsifted(tmp_path: P
     data = Rows(320)
     data.x[100, 1] = scorer_factories.POISON
     does = scorer_factories.CRASH if effect == "crash" else str(tmp_path / "hangs")
-    # A third of it is enough for any forward but one that hangs.
-    with PythonWorker(tmp_path, "--score-deadline-ms", "30000", poison=does) as worker:
+    # A third of it is enough for any forward but one that hangs. A busy machine's silence ends no session.
+    limits = ("--score-deadline-ms", "30000", "--liveness-ms", "120000")
+    with PythonWorker(tmp_path, *limits, poison=does) as worker:
         with sifting(data, [worker.endpoint]) as loader:
             unsifted: list[int] = []
             ids: list[int] = []

@@ -62,6 +62,18 @@ TEST_F(TrainerCoreTest, TheFirstSelectedDecidesAndEachDeliveryIsAcked) {
   EXPECT_EQ(core->decided_count(), 1u);
 }
 
+// A bug once: what was on its way while the Goodbye was sent got an answer of no session.
+TEST_F(TrainerCoreTest, WhoLeavesSaysSoAndThenNothing) {
+  Make(1);
+  core->Leave(d->now);
+  d->Collect();
+  EXPECT_TRUE(d->Next<Goodbye>(0));
+  d->Say(0, Rows({0, 0, 0}, 3));
+  d->Tick(milliseconds(2000));
+  EXPECT_TRUE(d->sent[0].empty());
+  EXPECT_EQ(core->decided_count(), 0u) << "not acked, so not taken";
+}
+
 TEST_F(TrainerCoreTest, GrantsTheWindowLessItsBufferedBatches) {
   Make(1);
   auto credit = d->Next<Credit>(0);
