@@ -1,76 +1,84 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the benchmarks, prints what they measured and writes it as JSON under runs/."""
+"""Runs the benchmark parts, prints what they measured and writes table, JSON and plots under runs/.
+
+A part is a module of parts/ with ABOUT (a line) and run(Options) -> Result.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
+import importlib
 import os
 import platform
-import subprocess
 import sys
 import time
-from collections.abc import Callable
+import traceback
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import report
+from measure import Options, Result
+
 ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("step", "select", "graph", "wire")
 
 
-def cpp(pattern: str) -> list[dict[str, Any]]:
-    """google-benchmark's own table on standard error, its JSON back."""
-    program = Path(os.environ.get("SIFTD_BUILD_DIR", ROOT / "build")) / "tests" / "bench" / "siftd_bench"
-    out = subprocess.run(
-        [program, f"--benchmark_filter={pattern}", "--benchmark_format=json"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    results: list[dict[str, Any]] = json.loads(out.stdout)["benchmarks"]
-    for r in results:
-        per_item = f"  {1e9 / r['items_per_second']:9.1f} ns an item" if "items_per_second" in r else ""
-        print(f"{r['name']:32} {r['real_time']:12.0f} {r['time_unit']} a call{per_item}")
-    return results
+def host() -> dict[str, Any]:
+    import torch
 
-
-def step() -> dict[str, Any]:
-    sys.path.insert(0, str(Path(__file__).parent))
-    import step as bench
-
-    return bench.main()
-
-
-BENCHES: dict[str, tuple[str, Callable[[], Any]]] = {
-    "select": ("time of each policy; an item is a row", lambda: cpp("Uniform|Confidence|ComposerRank|TopK|LossCdf")),
-    "graph": ("time through the flow graph; an item is a batch", lambda: cpp("Graph")),
-    "wire": ("time to encode and decode a message", lambda: cpp("Candidates")),
-    "step": ("step time with siftd against the same loop without", step),
-}
+    with open("/proc/cpuinfo") as f:
+        models = {line.split(":")[1].strip() for line in f if line.startswith("model name")}
+    return {
+        "platform": platform.platform(),
+        "cpu": ", ".join(sorted(models)),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+        "load": os.getloadavg()[0],
+    }
 
 
 def main() -> int:
+    about = {name: importlib.import_module(f"parts.{name}").ABOUT for name in PARTS}
     parser = argparse.ArgumentParser(
         prog="./dev bench",
-        description="Runs the benchmarks: all, or those named.",
-        epilog="names: "
-        + "; ".join(f"{n} ({what})" for n, (what, _) in BENCHES.items())
-        + ". example: ./dev bench step",
+        description="Runs the benchmarks: all parts, or those named. Quiet the machine first; each figure is a ratio "
+        "measured side by side, but a busy neighbour widens its spread.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="parts:\n"
+        + "\n".join(f"  {n:10} {what}" for n, what in about.items())
+        + "\n\nexample: ./dev bench step wire --quick",
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="of a benchmark")
-    parser.add_argument("--out", type=Path, help="JSON file (default: runs/bench-<time>.json)")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="a part by name")
+    parser.add_argument("--quick", action="store_true", help="about five minutes: fewer rounds, sizes and seeds")
+    parser.add_argument("--out", type=Path, help="folder for the table, JSON and plots (default: runs/bench-<time>)")
     args = parser.parse_args()
-    for name in args.names:
-        if name not in BENCHES:
-            parser.error(f"no benchmark '{name}'; there are: {', '.join(BENCHES)}")
-    results: dict[str, Any] = {"host": platform.platform(), "cores": os.cpu_count()}
-    for name in args.names or BENCHES:
-        print(f"-- {name}: {BENCHES[name][0]}", flush=True)
-        results[name] = BENCHES[name][1]()
-    out = args.out or ROOT / "runs" / f"bench-{time.strftime('%Y%m%d-%H%M%S')}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(results, indent=1) + "\n")
+    for name in args.parts:
+        if name not in PARTS:
+            parser.error(f"no part '{name}'; there are: {', '.join(PARTS)}")
+    out = args.out or ROOT / "runs" / f"bench-{time.strftime('%Y%m%d-%H%M%S')}"
+    info = host()
+    if info["load"] > 0.5:
+        print(f"bench: the machine is busy (load {info['load']:.1f}): expect a wide spread", file=sys.stderr)
+    results: dict[str, Result] = {}
+    failed = 0
+    for name in args.parts or PARTS:
+        began = time.monotonic()
+        print(f"-- {name}: {about[name]}", file=sys.stderr, flush=True)
+        try:
+            results[name] = importlib.import_module(f"parts.{name}").run(Options(args.quick))
+        except Exception:
+            failed += 1
+            results[name] = Result([], skipped=f"it failed: {traceback.format_exc(limit=-1).strip().splitlines()[-1]}")
+            traceback.print_exc()
+        print(f"   {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        report.write(out, info, results)  # after each part: what is measured is not lost with the next one
+    print(report.table(results))
     print(f"written: {out.relative_to(ROOT) if out.is_relative_to(ROOT) else out}")
-    return 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

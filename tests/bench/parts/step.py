@@ -16,11 +16,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from measure import Goal, Measure, Options, Result
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import siftd
 
+ABOUT = "step time with siftd against the same loop without"
 ROUNDS, STEPS, WARM = 5, 60, 10
 BATCH, WIDTH, CLASSES = 64, 256, 10
 
@@ -74,7 +76,7 @@ def steps(batches: Iterable[Any], model: nn.Module, after: Any = None) -> list[f
     return times[WARM:]
 
 
-def main() -> dict[str, Any]:
+def run(options: Options) -> Result:
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     rows = BATCH * (STEPS + WARM)
@@ -100,23 +102,10 @@ def main() -> dict[str, Any]:
                 control += steps(memory, model)
         print(sifted.summary())
     a, b, c = (statistics.median(t) for t in (plain, with_siftd, control))
-    spread = [statistics.quantiles(t, n=4) for t in (plain, with_siftd, control)]
-    result = {
-        "plain_ms": 1e3 * a,
-        "siftd_ms": 1e3 * b,
-        "control_ms": 1e3 * c,
-        "ratio_to_plain": b / a,
-        "ratio_to_control": b / c,
-        "wait_ms_per_step": 1e3 * wait / len(with_siftd),
-        "quartiles_ms": [[1e3 * q for q in s] for s in spread],
-    }
-    print(f"plain {1e3 * a:.2f} ms, siftd {1e3 * b:.2f} ms, control {1e3 * c:.2f} ms (medians of {len(plain)} steps)")
-    print(
-        f"siftd / plain {b / a:.3f}, siftd / control {b / c:.3f}, wait {result['wait_ms_per_step']:.2f} ms a step "
-        "(one worker on this host, keep 0.5)"
+    return Result(
+        [
+            Measure("siftd / plain", b / a),
+            Measure("siftd / control", b / c, goal=Goal(at_most=1.02)),
+            Measure("wait per step", 1e3 * wait / len(with_siftd), "ms"),
+        ]
     )
-    return result
-
-
-if __name__ == "__main__":
-    main()
