@@ -2,8 +2,6 @@
 // siftd_link_bench ARM ENDPOINT BYTES MESSAGES: GB/s of one link and CPU seconds per GB, as a line.
 // The ARM `candidates` and `selected` are siftd's own: codec and sockets of pipeline/, a header for
 // each message, credit back for each, and acks; the others are what they are measured against.
-#include <sys/resource.h>
-
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -97,7 +95,7 @@ void Feed(Side& side, const LinkLoad& load, const Make& make) {
 
 // Grants `window` messages, and one more for each that came.
 template <typename T, typename Side, typename Ack>
-double Take(Side& side, const LinkLoad& load, std::uint64_t window, const Ack& ack) {
+LinkRate Take(Side& side, const LinkLoad& load, std::uint64_t window, const Ack& ack) {
   LinkClock clock(load);
   Credit credit{{1, 1}, window, window * load.bytes};
   side.Send(credit);
@@ -111,11 +109,11 @@ double Take(Side& side, const LinkLoad& load, std::uint64_t window, const Ack& a
     credit.bytes += load.bytes;
     if (more) side.Send(credit);
   }
-  return clock.gigabytes_per_second();
+  return clock.rate();
 }
 
 // A loader's DEALER to a worker's ROUTER.
-double RunCandidates(const RouterOptions& options, const LinkLoad& load) {
+LinkRate RunCandidates(const RouterOptions& options, const LinkLoad& load) {
   auto router = Must(RouterEndpoint::Bind(options));
   std::thread loader([&load, endpoint = router->BoundEndpoint()] {
     DealerSide side(endpoint);
@@ -132,16 +130,16 @@ double RunCandidates(const RouterOptions& options, const LinkLoad& load) {
   });
   RouterSide side{router.get(), {}, {}};
   (void)Expect<Heartbeat>(side.Next());
-  const double rate = Take<Candidates>(side, load, kLoaderWindow, [](const Candidates&) {});
+  const LinkRate rate = Take<Candidates>(side, load, kLoaderWindow, [](const Candidates&) {});
   side.Send(Heartbeat{{1, 1}});
   loader.join();
   return rate;
 }
 
 // A worker's ROUTER to a trainer's DEALER.
-double RunSelected(const RouterOptions& options, const LinkLoad& load) {
+LinkRate RunSelected(const RouterOptions& options, const LinkLoad& load) {
   auto router = Must(RouterEndpoint::Bind(options));
-  double rate = 0;
+  LinkRate rate;
   std::thread trainer([&load, &rate, endpoint = router->BoundEndpoint()] {
     DealerSide side(endpoint);
     rate = Take<Selected>(side, load, kTrainerWindow, [&side](const Selected& m) {
@@ -168,7 +166,7 @@ double RunSelected(const RouterOptions& options, const LinkLoad& load) {
   return rate;
 }
 
-double Run(const std::string& arm, const std::string& endpoint, const LinkLoad& load) {
+LinkRate Run(const std::string& arm, const std::string& endpoint, const LinkLoad& load) {
   RouterOptions own;
   own.endpoint = endpoint;
   if (const std::size_t star = own.endpoint.rfind('*'); star != std::string::npos)
@@ -189,14 +187,7 @@ int main(int argc, char** argv) {
   if (argc != 5) siftd::bench::Die("usage: siftd_link_bench ARM ENDPOINT BYTES MESSAGES");
   const siftd::bench::LinkLoad load{std::strtoull(argv[3], nullptr, 10),
                                     std::strtoull(argv[4], nullptr, 10)};
-  const double rate = siftd::bench::Run(argv[1], argv[2], load);
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  const auto seconds = [](const timeval& t) {
-    return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec) / 1e6;
-  };
-  std::printf("%.6f %.6f\n", rate,
-              (seconds(usage.ru_utime) + seconds(usage.ru_stime)) * 1e9 /
-                  static_cast<double>(load.bytes * load.messages));
+  const siftd::bench::LinkRate rate = siftd::bench::Run(argv[1], argv[2], load);
+  std::printf("%.6f %.6f\n", rate.gigabytes_per_second, rate.cpu_seconds_per_gigabyte);
   return 0;
 }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <ctime>
 
 #include "pipeline/base/clock.h"
 
@@ -21,6 +22,11 @@ struct LinkLoad {
   }
 };
 
+struct LinkRate {
+  double gigabytes_per_second = 0;      // 10^9 bytes of payload
+  double cpu_seconds_per_gigabyte = 0;  // of all threads of this process
+};
+
 // Receiver's thread.
 class LinkClock {
  public:
@@ -28,20 +34,32 @@ class LinkClock {
 
   // After each message; false: that was the last one.
   bool Received() {
-    if (++count_ == load_.warm()) began_ = Now();
-    if (count_ == load_.messages) ended_ = Now();
+    if (++count_ == load_.warm()) began_ = {Now(), CpuSeconds()};
+    if (count_ == load_.messages) ended_ = {Now(), CpuSeconds()};
     return count_ < load_.messages;
   }
-  double gigabytes_per_second() const {
-    return static_cast<double>(load_.bytes * (load_.messages - load_.warm())) /
-           Seconds(ended_ - began_) / 1e9;
+  LinkRate rate() const {
+    const double gigabytes =
+        static_cast<double>(load_.bytes * (load_.messages - load_.warm())) / 1e9;
+    return {gigabytes / Seconds(ended_.wall - began_.wall), (ended_.cpu - began_.cpu) / gigabytes};
   }
 
  private:
+  struct At {
+    MonoTime wall{};
+    double cpu = 0;
+  };
+
+  static double CpuSeconds() {
+    timespec t{};
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) / 1e9;
+  }
+
   const LinkLoad load_;
   std::size_t count_ = 0;
-  MonoTime began_{};
-  MonoTime ended_{};
+  At began_;
+  At ended_;
 };
 
 }  // namespace siftd::bench

@@ -70,7 +70,7 @@ std::uint8_t* Map(int fd, std::size_t bytes) {
 
 }  // namespace
 
-double RunRaw(RawPattern pattern, const std::string& endpoint, const LinkLoad& load) {
+LinkRate RunRaw(RawPattern pattern, const std::string& endpoint, const LinkLoad& load) {
   const bool router = pattern == RawPattern::kDealerRouter;
   zmq::context_t receiving{1};
   zmq::context_t sending{1};
@@ -97,10 +97,10 @@ double RunRaw(RawPattern pattern, const std::string& endpoint, const LinkLoad& l
     } while (part.more());
   } while (clock.Received());
   sender.join();
-  return clock.gigabytes_per_second();
+  return clock.rate();
 }
 
-double RunMemfd(const LinkLoad& load) {
+LinkRate RunMemfd(const LinkLoad& load) {
   int ends[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends) != 0) throw std::runtime_error("socketpair");
   const std::size_t ring_bytes = kSlots * load.bytes;
@@ -139,7 +139,7 @@ double RunMemfd(const LinkLoad& load) {
   close(fd);
   for (const int end : ends) close(end);
   if (sum != load.messages) throw std::runtime_error("bytes were lost");
-  return clock.gigabytes_per_second();
+  return clock.rate();
 }
 
 }  // namespace siftd::bench
