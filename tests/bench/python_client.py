@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Python twin of client_bench.cc: same arguments, same line out.
+"""The Python twin of client_bench.cc: each line in holds the same arguments, each line out the same figures.
 
-python_client.py trainer|loader ENDPOINT BYTES ROWS BATCH MESSAGES
+Lines in: trainer|loader ENDPOINT BYTES ROWS BATCH MESSAGES
 """
 
 from __future__ import annotations
@@ -68,16 +68,17 @@ def load(endpoint: str, rows: int, nbytes: int, clock: Clock) -> None:
 
 
 def main() -> None:
-    role, endpoint = sys.argv[1:3]
-    nbytes, rows, batch, messages = map(int, sys.argv[3:])
     torch.set_num_threads(1)
-    clock = Clock(messages)
-    if role == "trainer":
-        nbytes = nbytes // rows * batch
-        train(endpoint, batch, clock)
-    else:
-        load(endpoint, rows, nbytes, clock)
-    print(clock.line(nbytes))
+    for line in sys.stdin:
+        role, endpoint, *numbers = line.split()
+        nbytes, rows, batch, messages = map(int, numbers)
+        clock = Clock(messages)
+        if role == "trainer":
+            nbytes = nbytes // rows * batch
+            train(endpoint, batch, clock)
+        else:
+            load(endpoint, rows, nbytes, clock)
+        print(clock.line(nbytes), flush=True)
 
 
 if __name__ == "__main__":
