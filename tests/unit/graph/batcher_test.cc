@@ -10,10 +10,22 @@ namespace {
 
 const MonoTime kStart{};
 
+std::vector<ScoreGroupPtr> Add(Batcher& batcher, ScoredBatchPtr batch, MonoTime now = kStart) {
+  std::vector<ScoreGroupPtr> ready;
+  batcher.Add(std::move(batch), now, &ready);
+  return ready;
+}
+
+std::vector<ScoreGroupPtr> Tick(Batcher& batcher, MonoTime now) {
+  std::vector<ScoreGroupPtr> ready;
+  batcher.Tick(now, &ready);
+  return ready;
+}
+
 TEST(Batcher, MergesUpToMaxRows) {
   Batcher batcher({.max_rows = 8, .max_age = milliseconds(5)});
-  EXPECT_TRUE(batcher.Add(MakeBatch(0), kStart).empty());
-  const auto ready = batcher.Add(MakeBatch(1), kStart);
+  EXPECT_TRUE(Add(batcher, MakeBatch(0)).empty());
+  const auto ready = Add(batcher, MakeBatch(1));
   ASSERT_EQ(ready.size(), 1u);
   EXPECT_EQ(ready[0]->rows, 8);
   EXPECT_EQ(ready[0]->batches.size(), 2u);
@@ -22,8 +34,8 @@ TEST(Batcher, MergesUpToMaxRows) {
 
 TEST(Batcher, NeverSplitsALargeBatch) {
   Batcher batcher({.max_rows = 8, .max_age = milliseconds(5)});
-  EXPECT_TRUE(batcher.Add(MakeBatch(0), kStart).empty());
-  const auto ready = batcher.Add(MakeBatch(1, 20), kStart);
+  EXPECT_TRUE(Add(batcher, MakeBatch(0)).empty());
+  const auto ready = Add(batcher, MakeBatch(1, 20));
   ASSERT_EQ(ready.size(), 2u);
   EXPECT_EQ(ready[0]->rows, 4);
   EXPECT_EQ(ready[1]->rows, 20);
@@ -31,28 +43,28 @@ TEST(Batcher, NeverSplitsALargeBatch) {
 
 TEST(Batcher, OtherShapesBeginAGroupOfTheirOwn) {
   Batcher batcher({.max_rows = 100, .max_age = milliseconds(5)});
-  EXPECT_TRUE(batcher.Add(MakeBatch(0, 4, 2), kStart).empty());
-  const auto ready = batcher.Add(MakeBatch(1, 4, 3), kStart);
+  EXPECT_TRUE(Add(batcher, MakeBatch(0, 4, 2)).empty());
+  const auto ready = Add(batcher, MakeBatch(1, 4, 3));
   ASSERT_EQ(ready.size(), 1u);
   EXPECT_EQ(ready[0]->batches[0]->candidates.key.seq, 0u);
 }
 
 TEST(Batcher, AgeCountsFromTheFirstBatch) {
   Batcher batcher({.max_rows = 100, .max_age = milliseconds(5)});
-  EXPECT_TRUE(batcher.Add(MakeBatch(0), kStart).empty());
-  EXPECT_TRUE(batcher.Add(MakeBatch(1), kStart + milliseconds(4)).empty());
-  EXPECT_TRUE(batcher.Tick(kStart + milliseconds(4)).empty());
-  const auto ready = batcher.Tick(kStart + milliseconds(5));
+  EXPECT_TRUE(Add(batcher, MakeBatch(0)).empty());
+  EXPECT_TRUE(Add(batcher, MakeBatch(1), kStart + milliseconds(4)).empty());
+  EXPECT_TRUE(Tick(batcher, kStart + milliseconds(4)).empty());
+  const auto ready = Tick(batcher, kStart + milliseconds(5));
   ASSERT_EQ(ready.size(), 1u);
   EXPECT_EQ(ready[0]->batches.size(), 2u);
 }
 
 TEST(Batcher, ASuspectIsAlone) {
   Batcher batcher({.max_rows = 100, .max_age = milliseconds(5)});
-  EXPECT_TRUE(batcher.Add(MakeBatch(0), kStart).empty());
+  EXPECT_TRUE(Add(batcher, MakeBatch(0)).empty());
   auto suspect = MakeBatch(1);
   suspect->candidates.suspect = true;
-  const auto ready = batcher.Add(suspect, kStart);
+  const auto ready = Add(batcher, suspect);
   ASSERT_EQ(ready.size(), 2u);
   EXPECT_EQ(ready[1]->batches.size(), 1u);
 }
