@@ -9,8 +9,8 @@
 namespace siftd {
 namespace {
 
-// Neighbours that fit here together become one; far from kBlock, lest they split again at once.
-constexpr std::uint32_t kJoin = SortedScores::kBlock / 2;
+// Neighbours that fit here together become one; below kBlock, lest they split again at once.
+constexpr std::uint32_t kJoin = SortedScores::kBlock * 2 / 3;
 constexpr std::int32_t kNone = std::numeric_limits<std::int32_t>::max();  // no finite score's
 
 template <typename T>
@@ -106,13 +106,12 @@ std::size_t SortedScores::Below(float score) {
 }
 
 SortedScores::BlockPtr SortedScores::Take() {
-  BlockPtr block;
-  if (spare_.empty()) {
-    block = std::make_unique<Block>();
-  } else {
-    block = std::move(spare_.back());
-    spare_.pop_back();
+  if (spare_.empty()) {  // a quarter more than there are: the number varies
+    for (std::size_t i = 0; i <= blocks_.size() / 4; ++i)
+      spare_.push_back(std::make_unique<Block>());
   }
+  BlockPtr block = std::move(spare_.back());
+  spare_.pop_back();
   block->fill(kNone);
   return block;
 }

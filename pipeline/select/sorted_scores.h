@@ -3,7 +3,7 @@
 // kBlock scores, themselves in order: a binary search over the blocks' greatest scores, then one
 // pass over a block, both without a branch that depends on the data. Insert, Erase: O(log n).
 // Below: O(log n), and O(n / kBlock) once after changes, so calls should come in batches. Memory:
-// below 20 bytes per score; nothing is allocated once it has held its most. One thread.
+// below 20 bytes per score, of which nothing is given back. One thread.
 #pragma once
 
 #include <array>
