@@ -6,6 +6,7 @@ Lines in: trainer|loader ENDPOINT BYTES ROWS BATCH MESSAGES
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterator
@@ -61,10 +62,8 @@ def load(endpoint: str, rows: int, nbytes: int, clock: Clock) -> None:
                 yield batch
             raise _Enough
 
-    try:
+    with contextlib.suppress(_Enough):
         siftd.CandidateLoader([endpoint], Batches()).run()
-    except _Enough:
-        pass
 
 
 def main() -> None:
