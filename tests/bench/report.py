@@ -66,10 +66,14 @@ def as_json(host: dict[str, Any], results: dict[str, Result]) -> str:
     return json.dumps({"host": host, "parts": parts}, indent=1, default=float) + "\n"
 
 
+COLOURS = 10  # of matplotlib's cycle; further curves are dashed
+
+
 def draw(plot: Plot, path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4.2), constrained_layout=True)
-    for s in plot.series:
-        (line,) = axes.plot(s.x, s.y, marker="o", markersize=4, linewidth=1.5, label=s.label)
+    for i, s in enumerate(plot.series):
+        style = "-" if i < COLOURS else "--"
+        (line,) = axes.plot(s.x, s.y, style, marker="o", markersize=4, linewidth=1.5, label=s.label)
         if s.low is not None and s.high is not None:
             axes.fill_between(s.x, s.low, s.high, color=line.get_color(), alpha=0.15, linewidth=0)
     axes.set(title=plot.title, xlabel=plot.x_label, ylabel=plot.y_label)
