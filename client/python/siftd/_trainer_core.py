@@ -84,6 +84,7 @@ class TrainerCore(ClientCore):
         self._source: dict[FullKey, int] = {}
         self._epoch = 0  # world 1: the one in progress
         self._finished = False
+        self._starving = True  # rows do not make a batch; as it was at the last grants
         self._joint: dict[tuple[int, Any], Any] = {}  # by worker and class: messages in _joint_in that more may join
         self._joint_in: Actions | None = None
 
@@ -91,11 +92,16 @@ class TrainerCore(ClientCore):
     def consumed(self, keys: list[FullKey], rows: int, now: float) -> None:
         """All rows of `keys` were handed out; the owner holds `rows` now."""
         self.rows = rows
+        workers = set()
         for key in keys:
             worker = self._source.pop(key, None)
             if worker is not None:
                 self._buffered[worker] -= 1
-        self.grant(now)
+                workers.add(worker)
+        was, self._starving = self._starving, self.rows < self.options.batch_size
+        # Who has its window, or was let in while this rank starved, has it still.
+        for worker in range(len(self.sessions)) if self._starving and not was else workers:
+            self._grant(worker, now)
 
     def finish(self, now: float) -> None:
         """The run is over: the loaders are told through the workers. Acks go on."""
@@ -103,19 +109,17 @@ class TrainerCore(ClientCore):
             self._finished = True
             self.say_goodbye(wire_pb2.GOODBYE_DONE, self.options.run, now)
 
-    def grant(self, now: float) -> None:
+    def _grant(self, worker: int, now: float) -> None:
         """Rule 6: the window less what is buffered; at least one to each session while a batch can't be filled."""
-        starving = self.rows < self.options.batch_size
-        for worker, session in enumerate(self.sessions):
-            if not session.open:
-                continue
-            g = self._grants[worker]
-            allow = max(self.options.window - self._buffered[worker], 1 if starving else 0)
-            if g.received + allow > g.granted:
-                g.granted = g.received + allow
-                g.granted_bytes = max(g.granted_bytes, g.received_bytes + allow * self.options.max_batch_bytes)
-                credit = self._joined(worker, wire_pb2.Credit, now)
-                credit.batches, credit.bytes = g.granted, g.granted_bytes
+        if not self.sessions[worker].open:
+            return
+        g = self._grants[worker]
+        allow = max(self.options.window - self._buffered[worker], 1 if self._starving else 0)
+        if g.received + allow > g.granted:
+            g.granted = g.received + allow
+            g.granted_bytes = max(g.granted_bytes, g.received_bytes + allow * self.options.max_batch_bytes)
+            credit = self._joined(worker, wire_pb2.Credit, now)
+            credit.batches, credit.bytes = g.granted, g.granted_bytes
 
     def is_decided(self, key: FullKey) -> bool:
         state = self.loaders[key[0]]
@@ -166,7 +170,7 @@ class TrainerCore(ClientCore):
         self._grants[worker] = _Grant()
         if self._finished:
             self.send(worker, wire_pb2.Goodbye(reason=wire_pb2.GOODBYE_DONE, run=self.options.run), (), now)
-        self.grant(now)
+        self._grant(worker, now)
 
     def on_lost(self, worker: int, now: float) -> None:
         self._grants[worker] = _Grant()
@@ -213,7 +217,8 @@ class TrainerCore(ClientCore):
                 self._buffered[worker] += 1
                 self._source[key] = worker
             self.accepted.append((m, payload))
-            self._close_passes(now)
+            if state.ends:
+                self._close_passes(now)
         ack = self._joined(worker, wire_pb2.Ack, now)
         ack.run = self.options.run
         ack.kept.append(kept)
@@ -221,7 +226,8 @@ class TrainerCore(ClientCore):
         keys.loader.append(key[0])
         getattr(keys, "pass").append(key[1])
         keys.seq.append(key[2])
-        self.grant(now)
+        self._starving = self.rows < self.options.batch_size
+        self._grant(worker, now)
 
     def _joined(self, worker: int, cls: Any, now: float) -> Any:
         """The worker's one Ack or Credit of what happens until the I/O thread takes the actions."""
