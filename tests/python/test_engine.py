@@ -44,7 +44,7 @@ def test_a_cancel_while_verdicts_are_gathered_wins(monkeypatch: Any) -> None:
     e = engine()
     e.begin_pass(0, 0, None)  # type: ignore[arg-type]
     e.core.verdicts.append(verdict(lease(0, 0)))
-    gather = e._gather
+    gather = e._piece
 
     def cancelled_meanwhile(v: Verdicted) -> Any:
         piece = gather(v)
@@ -52,7 +52,7 @@ def test_a_cancel_while_verdicts_are_gathered_wins(monkeypatch: Any) -> None:
         e.begin_pass(1, 1, None)  # type: ignore[arg-type]
         return piece
 
-    monkeypatch.setattr(e, "_gather", cancelled_meanwhile)
+    monkeypatch.setattr(e, "_piece", cancelled_meanwhile)
     e.turn(1.0)
     monkeypatch.undo()
     e.turn(2.0)

@@ -81,8 +81,7 @@ def a_pass(core: InlineCore, policy: siftd.Policy, rows: int) -> Iterator[tuple[
 
 def next_item(engine: Engine, io: InlineIo) -> Any:
     for _ in range(100):
-        with engine.lock:
-            item = engine.pop()
+        item = engine.take()
         if item is not None:
             return item
         io.drive(0.5)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from siftd import _structure
-from siftd._engine import piece_info
+from siftd._row_info import RowInfo
 from siftd._state import load_piece, save_piece
 from siftd.errors import StateError
 
@@ -40,7 +40,7 @@ BATCHES = {
 @pytest.mark.parametrize("name", BATCHES)
 def test_saved_rows_load_without_running_code(name: str) -> None:
     flat = _structure.flatten(BATCHES[name])
-    info = piece_info(np.arange(3, dtype=np.uint64), np.arange(3), None, 4)
+    info = RowInfo(range(3), None, None, 4)
     file = io.BytesIO()
     torch.save(save_piece((2, 7), [(flat, info)], {}), file)
     file.seek(0)
@@ -53,7 +53,7 @@ def test_saved_rows_load_without_running_code(name: str) -> None:
 
 
 def test_a_class_that_is_gone_is_named() -> None:
-    saved = save_piece((0, 0), [(_structure.flatten(Pair(X, Y)), piece_info(np.arange(3), np.arange(3), None, 0))], {})
+    saved = save_piece((0, 0), [(_structure.flatten(Pair(X, Y)), RowInfo(range(3), None, None, 0))], {})
     saved["spec"]["kind"] = f"{__name__}:Renamed"
     with pytest.raises(StateError, match="class Renamed"):
         load_piece(saved)

@@ -6,17 +6,21 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-import numpy as np
-
 from siftd import _structure
 from siftd._handed import Ready
-from siftd._info import BatchInfo, Piece
+from siftd._info import BatchInfo
+from siftd._piece import Piece, gather
+from siftd._row_info import Span
 
 
 def own_copy(flat: _structure.Flat) -> _structure.Flat:
     """The same rows in memory of their own."""
     tensors = {n: t.clone() for n, t in flat.tensors.items()}
     return _structure.Flat(flat.spec, flat.rows, tensors, flat.listed, flat.whole)
+
+
+def _span(piece: Piece) -> Span:
+    return piece.info if isinstance(piece.info, Span) else Span(piece.info, 0, piece.rows)
 
 
 class Assembler:
@@ -29,9 +33,9 @@ class Assembler:
         self.rows = 0
 
     def add(self, piece: Piece) -> None:
-        if piece.flat.rows > 0:
+        if piece.rows > 0:
             self._pieces.append(piece)
-            self.rows += piece.flat.rows
+            self.rows += piece.rows
 
     def clear(self) -> int:
         """Rows that are let go of."""
@@ -41,32 +45,28 @@ class Assembler:
 
     def take(self, rows: int) -> Ready:
         """The oldest rows. REQUIRES: rows <= self.rows. On a StructureError nothing is taken."""
-        flats, infos, keys = [], [], []
+        parts: list[Piece] = []
         left, at, begin = rows, 0, self._taken
         while left > 0:
             piece = self._pieces[at]
-            end = min(piece.flat.rows, begin + left)
-            flats.append(piece.flat.slice(begin, end))
-            infos.append({name: values[begin:end] for name, values in piece.info.items()})
-            keys.append((*piece.key, end - begin))
+            end = min(piece.rows, begin + left)
+            parts.append(piece.part(begin, end))
             left -= end - begin
-            at, begin = (at + 1, 0) if end == piece.flat.rows else (at, end)
-        batch = _structure.concat(flats, self._pad)
-        parts = [Piece(k[:2], f, i) for k, f, i in zip(keys, flats, infos, strict=True)] if self.keep_parts else []
-        if parts and batch is flats[0]:
+            at, begin = (at + 1, 0) if end == piece.rows else (at, end)
+        batch, copied = gather(parts, self._pad)
+        if self.keep_parts and not copied:
             batch = own_copy(batch)  # what the user changes in place is not what a state saves
         for _ in range(at):
             self._pieces.popleft()
         self._taken = begin
         self.rows -= rows
-        merged = {name: np.concatenate([i[name] for i in infos]) for name in infos[0]}
-        return Ready(batch, BatchInfo(**merged, keys=keys), parts=parts)  # type: ignore[arg-type]
+        info = BatchInfo([_span(p) for p in parts], [(*p.key, p.rows) for p in parts])
+        return Ready(batch, info, parts=parts if self.keep_parts else [])
 
-    def unhanded(self) -> list[tuple[tuple[Any, int], int, _structure.Flat, dict[str, Any]]]:
-        """(key, rows handed out before, the other rows, their info) of each piece, oldest first."""
-        out = []
-        for i, piece in enumerate(self._pieces):
-            begin = self._taken if i == 0 else 0
-            info = {n: v[begin:] for n, v in piece.info.items()}
-            out.append((piece.key, begin, piece.flat.slice(begin, piece.flat.rows), info))
-        return out
+    def unhanded(self) -> list[Piece]:
+        """The rows that were not handed out, oldest first."""
+        return [p.part(self._taken if i == 0 else 0, p.rows) for i, p in enumerate(self._pieces)]
+
+    def waiting(self) -> list[tuple[Any, int]]:
+        """Keys of the pieces that are not all handed out, oldest first."""
+        return [piece.key for piece in self._pieces]

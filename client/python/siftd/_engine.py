@@ -13,21 +13,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from siftd import _structure
 from siftd._assembler import own_copy
 from siftd._handed import Ready
 from siftd._history import RecentScores
-from siftd._info import Piece
 from siftd._inline import InlineCore
 from siftd._ledger import IntervalSet
 from siftd._loader_core import Lease, LoaderCore, Verdicted
 from siftd._outbox import OnDecision, Outbox
+from siftd._piece import Piece
+from siftd._row_info import RowInfo
 from siftd._source import Candidate, End, Feed
 from siftd._state import PieceParts
 from siftd._wire import wire_pb2
-from siftd._wire_tensor import pack
+from siftd._wire_tensor import describe, pack
 from siftd.errors import StructureError
 
 log = logging.getLogger("siftd")
@@ -69,6 +69,7 @@ class Engine(Outbox):
         self._quick = 0
         self._warned: set[str] = set()
         self._cancels = self._cancels_done = 0
+        self._described: tuple[Any, list[Any]] = (None, [])  # shapes and types of the newest candidate; descriptors
 
     # ------------------------------------------------------------ the caller's thread
     def begin_pass(self, number: int, epoch: int, feed: Feed) -> None:
@@ -82,9 +83,9 @@ class Engine(Outbox):
             self.ledger.trained[number] = trained
             for piece in rows:
                 if piece.key[0] == number:
-                    self.ledger.resume_half(piece.key, piece.flat.rows)
+                    self.ledger.resume_half(piece.key, piece.rows)
                 else:
-                    self.ledger.decided(piece.key, piece.flat.rows)
+                    self.ledger.decided(piece.key, piece.rows)
                 self.assembler.add(piece)
 
     def cancel(self) -> Feed | None:
@@ -114,46 +115,50 @@ class Engine(Outbox):
         for item in self.ready:
             if item.flat is not None and item.info is not None:
                 parts.add_batch(item.flat, item.info, wanted)
-        for key, _, flat, info in self.assembler.unhanded():
-            if wanted(key):
-                parts.add(key, flat, info)
+        for piece in self.assembler.unhanded():
+            if wanted(piece.key):
+                parts.add(piece.key, piece.flat, piece.info)
         return parts.saved(pad)
 
-    def pop(self) -> Ready | None:
-        """The next batch, or the end of the pass, if one is there. REQUIRES: lock held"""
-        if not self.ready:
-            return None
-        item = self.ready.popleft()
-        if item.info is not None:
-            self.hand_out(item)
-        return item
-
     # ------------------------------------------------------------ the I/O thread
-    def turn(self, now: float) -> None:
+    def turn(self, now: float) -> bool:
+        """True: enough is ready, so that messages can wait until the next wake-up."""
         with self.lock:
             if self._cancels != self._cancels_done:
                 self._cancel_leases()
             cancels = self._cancels
             verdicts, self.core.verdicts = self.core.verdicts, []
             late, self.core.late_seconds = self.core.late_seconds, []
-        pieces = [self._gather(v) for v in verdicts]  # copies rows: not under the lock
+        pieces = [self._piece(v) for v in verdicts]
         with self.lock:
             if self._cancels != cancels:  # meanwhile: the next turn comes at once
                 self.core.verdicts = verdicts
-                return
+                return False
             for verdicted, piece in zip(verdicts, pieces, strict=True):
                 self._decided(verdicted, piece)
             self._time_late(late)
             self.core.step = self.steps
             self.stats.duplicates = self.core.duplicates
             self.stats.workers = self.core.connected
-            self._take_candidates(now)
-            self._assemble()
-            self._break_if_starving(now)
-            self._finish_pass()
+            quiet = self._fill(now)
             self.stats.ready = len(self.ready)
             if self.ready:
                 self.lock.notify_all()
+            return quiet
+
+    def _fill(self, now: float) -> bool:
+        """As far as batches can be made now; True: enough of them are ready. REQUIRES: lock held"""
+        while True:
+            self._assemble()
+            self._take_candidates(now)
+            self._break_if_starving(now)
+            self._finish_pass()
+            self.full = True  # before the look: who takes a batch after it wakes this thread
+            if len(self.ready) >= self.options.prefetch:
+                return True
+            self.full = False
+            if self.assembler.rows < self.options.batch_size:
+                return False
 
     def _cancel_leases(self) -> None:
         """What was offered, and decided and not taken, before the last cancel. REQUIRES: lock held"""
@@ -163,25 +168,26 @@ class Engine(Outbox):
         self.core.verdicts = []
         self.core.cancel()
 
-    def _room(self) -> bool:
-        return len(self.ready) < self.options.prefetch and self.assembler.rows < 2 * self.options.batch_size
-
     def _take_candidates(self, now: float) -> None:
-        while self._feed is not None and self._end is None and self._room():
+        feed = self._feed
+        if feed is None:
+            return
+        while self._end is None and self.assembler.rows < self.options.batch_size:
             if len(self.core.pending) >= PENDING_MOST:
-                return
-            item = self._feed.take()
+                break
+            item = feed.take()
             if item is None:
-                return
+                break
             if isinstance(item, End):
                 self._end = item
-                return
+                break
             self._offer(item, now)
+        feed.go_on()
 
     def _offer(self, item: Candidate, now: float) -> None:
         self.stats.candidates += item.flat.rows
         try:
-            tensors, payload = pack((name, item.flat.tensors[name]) for name in self.options.fields)
+            tensors, payload = self._packed(item.flat)
         except KeyError as error:
             self._end = End(item.seq, StructureError(f"a batch lacks field {error}, which the scorer reads"))
             return
@@ -200,20 +206,31 @@ class Engine(Outbox):
             now,
         )
 
-    def _gather(self, v: Verdicted) -> Piece:
-        d, flat, n = v.decision, v.lease.context, len(v.lease.sample_ids)
+    def _packed(self, flat: _structure.Flat) -> tuple[list[Any], list[Any]]:
+        """Descriptors and payload of what travels. Raises KeyError where a field is missing."""
+        arrays, fields = flat.arrays(), self.options.fields
+        tensors = [flat.tensors[name] for name in fields]
+        if not all(name in arrays and t.numel() for name, t in zip(fields, tensors, strict=True)):
+            return pack(zip(fields, tensors, strict=True))
+        like = tuple((t.shape, t.dtype) for t in tensors)
+        if like != self._described[0]:
+            self._described = like, [describe(n, t, i) for i, (n, t) in enumerate(zip(fields, tensors, strict=True))]
+        return self._described[1], [arrays[name] for name in fields]
+
+    def _piece(self, v: Verdicted) -> Piece:
+        d, lease = v.decision, v.lease
         if d.outcome == wire_pb2.OUTCOME_REJECTED:
-            return self._unsifted_piece(v.lease, copy=False)
-        whole = len(d.kept) == n
-        kept = np.asarray(d.kept, np.int64)
-        info = piece_info(np.asarray(v.lease.sample_ids, np.uint64)[kept], kept, d, v.lease.epoch)
-        return Piece(v.lease.key, flat if whole else flat.take(torch.from_numpy(kept)), info)
+            return self._unsifted_piece(lease, copy=False)
+        kept = None
+        if len(d.kept) < len(lease.sample_ids):
+            kept = np.asarray(d.kept, np.int64)
+        return Piece(lease.key, lease.context, RowInfo(lease.sample_ids, kept, d, lease.epoch), kept)
 
     def _decided(self, v: Verdicted, piece: Piece) -> None:
         d, n, s = v.decision, len(v.lease.sample_ids), self.stats
         s.decided += n
-        s.kept += piece.flat.rows
-        s.dropped += n - piece.flat.rows
+        s.kept += piece.rows
+        s.dropped += n - piece.rows
         s.verdicts += 1
         s.verdict_seconds_sum += v.seconds
         if d.outcome == wire_pb2.OUTCOME_REJECTED:
@@ -225,13 +242,13 @@ class Engine(Outbox):
         if d.score_seconds > 0:
             s.score_seconds += d.score_seconds
             s.scored_rows += n
-        if d.score:
+        if len(d.score) and (self.history.length or self.options.on_decision is not None):
             scores = np.asarray(d.score, np.float32)
             self.history.add(scores)
             if self.options.on_decision is not None:
                 ids = np.asarray(v.lease.sample_ids, np.uint64)
                 self.options.on_decision(scores, np.asarray(d.kept, np.int64), ids)
-        self.ledger.decided(v.lease.key, piece.flat.rows)
+        self.ledger.post(v.lease.key, piece.rows)
         self.assembler.add(piece)
 
     def _warn(self, key: str, text: str) -> None:
@@ -288,10 +305,10 @@ class Engine(Outbox):
                 return
             self.core.close_lease(lease)
             piece = self._unsifted_piece(lease, copy=lease.worker >= 0 or lease.attempt > 0)
-            self.stats.decided += piece.flat.rows
-            self.stats.kept += piece.flat.rows
-            self.stats.unsifted += piece.flat.rows
-            self.ledger.decided(piece.key, piece.flat.rows)
+            self.stats.decided += piece.rows
+            self.stats.kept += piece.rows
+            self.stats.unsifted += piece.rows
+            self.ledger.post(piece.key, piece.rows)
             self.assembler.add(piece)
             self._assemble()
 
@@ -307,31 +324,4 @@ class Engine(Outbox):
     def _unsifted_piece(self, lease: Lease, copy: bool) -> Piece:
         """`copy`: ZeroMQ may still be reading the tensors, and the user may change the batch in place."""
         flat = own_copy(lease.context) if copy else lease.context
-        ids = np.asarray(lease.sample_ids, np.uint64)
-        return Piece(lease.key, flat, piece_info(ids, np.arange(flat.rows), None, lease.epoch))
-
-
-def piece_info(
-    ids: np.ndarray[Any, Any], kept: np.ndarray[Any, Any], d: Any, epoch: int
-) -> dict[str, np.ndarray[Any, Any]]:
-    """Arrays of BatchInfo for the rows `kept` (int64 [k]) with `ids` [k] of a candidate batch.
-
-    `d`: the wire's Decision; None = unsifted. "staleness" holds the model's step until the batch is handed out.
-    """
-    k = len(kept)
-
-    def column(values: Any, fill: float) -> np.ndarray[Any, Any]:
-        return np.asarray(values, np.float32)[kept] if d is not None and len(values) else np.full(k, fill, np.float32)
-
-    sifted = d is not None and d.outcome == wire_pb2.OUTCOME_DECIDED
-    return {
-        "ids": ids,
-        "scores": column(d.score if d is not None else (), np.nan),
-        "keep_probability": column(d.keep_probability if sifted else (), np.nan if sifted else 1.0),
-        "weights": np.asarray(d.weight, np.float32) if sifted and len(d.weight) else np.ones(k, np.float32),
-        "percentile": column(d.percentile if sifted else (), np.nan),
-        "model_version": np.full(k, d.model_version if d is not None else 0, np.int64),
-        "staleness": np.full(k, d.model_step if d is not None else 0, np.int64),
-        "unsifted": np.full(k, not sifted),
-        "epochs": np.full(k, epoch, np.int64),
-    }
+        return Piece(lease.key, flat, RowInfo(lease.sample_ids, None, None, lease.epoch))

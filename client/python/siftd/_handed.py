@@ -8,10 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from siftd import _structure
-from siftd._info import BatchInfo, Piece
+from siftd._info import BatchInfo
+from siftd._piece import Piece
 from siftd._state import PieceParts
 
 
@@ -24,7 +23,6 @@ class Ready:
     end_of: int = -1  # pass
     error: BaseException | None = None
     parts: list[Piece] = field(default_factory=list)  # its rows by candidate batch; only where claims are expected
-    model_step: np.ndarray[Any, Any] | None = None  # [n], before the hand-out made staleness of it
 
 
 class Handed:
@@ -54,8 +52,7 @@ class Handed:
             if info is None or info.ordinal < ordinal:
                 break
             item = self._batches.pop()
-            if item.model_step is not None:
-                info.staleness = item.model_step
+            info.handed_out(info.ordinal, None)
             back.insert(0, item)
         return back
 

@@ -3,17 +3,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from siftd._row_info import INFO_FIELDS, Array, Span
 
 
-@dataclass
 class BatchInfo:
-    """About the rows of one batch, in their order; n = its rows.
+    """About the rows of one batch, in their order; n = its rows. The arrays are made when they are first asked for.
 
     Attributes:
       ids: [n] uint64 sample ids.
@@ -22,7 +21,8 @@ class BatchInfo:
       weights: [n] float32, 1 / p for policies that keep rows independently, else 1.
       percentile: [n] float32, NaN where the policy has none.
       model_version: [n] int64 that scored the row; 0 = none.
-      staleness: [n] int64, trainer steps between the scoring model and this batch; -1 = not scored.
+      staleness: [n] int64, trainer steps between the scoring model and this batch; -1 = not scored. Before the batch is
+        handed out: the model's step.
       unsifted: [n] bool, handed out without a decision of the policy.
       epochs: [n] int64, epoch of the candidate batch.
       keys: (pass, seq, rows) of the candidate batches that the rows come from, in order; in stream mode the pass is
@@ -39,8 +39,25 @@ class BatchInfo:
     staleness: Array
     unsifted: Array
     epochs: Array
-    keys: list[tuple[Any, int, int]]
-    ordinal: int = 0
+
+    def __init__(self, spans: list[Span], keys: list[tuple[Any, int, int]]) -> None:
+        self.spans, self.keys = spans, keys
+        self.ordinal = 0
+        self._step: int | None = None  # of the trainer, when it was handed out
+
+    def __getattr__(self, name: str) -> Array:
+        if name not in INFO_FIELDS or "spans" not in self.__dict__:
+            raise AttributeError(name)
+        made = np.concatenate([span[name] for span in self.spans])
+        if name == "staleness" and self._step is not None:
+            made = np.where(self.model_version > 0, np.maximum(0, self._step - made), -1)
+        self.__dict__[name] = made
+        return made
+
+    def handed_out(self, ordinal: int, step: int | None) -> None:
+        """`step`: of the trainer; None: it was taken back."""
+        self.ordinal, self._step = ordinal, step
+        self.__dict__.pop("staleness", None)
 
 
 @dataclass
@@ -100,12 +117,3 @@ class Stats:
         if needed > workers:
             text += ". The trainer will wait for them: add workers, or keep more (beta, keep, tau)"
         return text
-
-
-@dataclass
-class Piece:
-    """Kept rows of one candidate batch, with what is known of each; `info` arrays are [rows]."""
-
-    key: tuple[Any, int]
-    flat: Any
-    info: dict[str, Array] = field(default_factory=dict)

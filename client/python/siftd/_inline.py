@@ -165,7 +165,7 @@ class _Turning(Protocol):
 
     ready: deque[Any]
 
-    def turn(self, now: float) -> None: ...
+    def turn(self, now: float) -> object: ...
 
 
 class InlineIo:

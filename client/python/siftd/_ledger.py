@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ledger: which candidate batches are trained, for the loader's state. Pure; under the owner's lock.
+"""Ledger: which candidate batches are trained, for the loader's state. Pure.
 
 A key is trained when all its kept rows are, or when none was kept. Batches have ordinals; marking ordinal k marks all
 batches up to k.
@@ -50,13 +50,30 @@ class IntervalSet:
 
 
 class Ledger:
+    """One thread, the training loop's, makes all calls but `post`."""
+
     def __init__(self) -> None:
-        self.trained: dict[Any, IntervalSet] = {}  # by pass
+        self._posted: deque[tuple[Key, int]] = deque()
+        self._trained: dict[Any, IntervalSet] = {}
         self._left: dict[Key, int] = {}  # kept rows of a key that are not trained
         self._handed: deque[tuple[int, list[tuple[Any, int, int]]]] = deque()  # ordinal, keys
         self.rows = 0  # trained
         self.marked = 0  # newest ordinal marked
         self._boundary: Key | None = None  # last key of the newest batch marked
+
+    def post(self, key: Key, kept: int) -> None:
+        """`decided`, from any thread: it comes into force before the next call. No lock is taken."""
+        self._posted.append((key, kept))
+
+    def _take_post(self) -> None:
+        while self._posted:
+            self.decided(*self._posted.popleft())
+
+    @property
+    def trained(self) -> dict[Any, IntervalSet]:
+        """By pass."""
+        self._take_post()
+        return self._trained
 
     def decided(self, key: Key, kept: int) -> None:
         if kept == 0:
@@ -69,6 +86,7 @@ class Ledger:
 
     def mark_trained(self, ordinal: int) -> int:
         """All batches up to `ordinal`; the rows newly trained."""
+        self._take_post()
         before = self.rows
         self.marked = max(self.marked, ordinal)
         while self._handed and self._handed[0][0] <= ordinal:
@@ -88,6 +106,7 @@ class Ledger:
 
     def half_trained(self) -> Key | None:
         """The one key of which some rows are trained and some are not: rows are handed out first in, first out."""
+        self._take_post()
         return self._boundary if self._boundary is not None and self._left.get(self._boundary, 0) > 0 else None
 
     def resume_half(self, key: Key, rows: int) -> None:
@@ -96,15 +115,17 @@ class Ledger:
         self._boundary = key
 
     def _mark(self, key: Key) -> None:
-        self.trained.setdefault(key[0], IntervalSet()).add(key[1])
+        self._trained.setdefault(key[0], IntervalSet()).add(key[1])
 
     def untrained_of(self, key: Key) -> int:
         """Kept rows of `key` that are not trained."""
+        self._take_post()
         return self._left.get(key, 0)
 
     def close_pass(self, number: Any) -> None:
         """The pass is over, or given up: nothing of it is remembered."""
-        self.trained.pop(number, None)
+        self._take_post()
+        self._trained.pop(number, None)
         for key in [k for k in self._left if k[0] == number]:
             del self._left[key]
         self._handed = deque((o, kept) for o, keys in self._handed if (kept := [k for k in keys if k[0] != number]))

@@ -9,8 +9,8 @@ from typing import Any
 
 from siftd import _structure
 from siftd._feeder import FeederProcess
-from siftd._info import Piece
 from siftd._ledger import IntervalSet
+from siftd._piece import Piece
 from siftd._source import Candidate, Feed, PassState, Source
 from siftd._state import load_piece
 from siftd.errors import ConfigError

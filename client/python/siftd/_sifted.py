@@ -107,8 +107,7 @@ class Sifted:
 
     def _asks_again(self, engine: Outbox) -> None:
         """The loop wants another batch: the one in its hands is trained, unless it tells so by step()."""
-        with engine.lock:
-            engine.stats.train_seconds += time.monotonic() - self._left_at
+        engine.stats.train_seconds += time.monotonic() - self._left_at
         if self._step_called or self._claims or self.last_batch_info is None:
             return
         engine.mark_trained(self.last_batch_info.ordinal)

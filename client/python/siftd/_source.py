@@ -21,6 +21,7 @@ from torch.utils.data.distributed import DistributedSampler
 from siftd import _structure
 from siftd.errors import StateError
 
+AHEAD = 4  # candidates loaded before they are taken
 _FOREIGN_ID = 1 << 62  # ids made here lie above every dataset index
 
 
@@ -233,10 +234,15 @@ def _with_batch_sampler(loader: DataLoader[Any], sampler: _RecordingBatchSampler
 
 
 class Feed:
-    """Pulls a pass on a background thread into a queue of two. take: the I/O thread; close: any."""
+    """Pulls a pass on a background thread, AHEAD candidates ahead. take, go_on: the I/O thread; close: any."""
 
     def __init__(self, candidates: Iterator[Candidate], start: int, wake: Callable[[], None]) -> None:
-        self._queue: queue.Queue[Candidate | End] = queue.Queue(maxsize=2)
+        self._ready: deque[Candidate | End] = deque()
+        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()  # one entry for each candidate that may be loaded
+        for _ in range(AHEAD):
+            self._room.put(None)
+        self._taken = 0  # since go_on
+        self._hungry = False  # the I/O thread found nothing: it is woken for the next one
         self._candidates = candidates
         self._wake = wake
         self._closed = threading.Event()
@@ -245,16 +251,25 @@ class Feed:
         self._thread.start()
 
     def take(self) -> Candidate | End | None:
-        try:
-            return self._queue.get_nowait()
-        except queue.Empty:
-            return None
+        if not self._ready:
+            self._hungry = True  # before the second look: who comes after it wakes
+            if not self._ready:
+                return None
+            self._hungry = False
+        self._taken += 1
+        return self._ready.popleft()
+
+    def go_on(self) -> None:
+        """As many as were taken are loaded: told together, so that the thread wakes up once."""
+        while self._taken > 0:
+            self._taken -= 1
+            self._room.put(None)
 
     def close(self, timeout: float = 5.0) -> None:
         """Ends the thread after the batch that it is loading; the user's iterator is let go of on that thread."""
         self._closed.set()
-        while self.take() is not None:
-            pass
+        self._ready.clear()
+        self._room.put(None)
         if self._thread is not threading.current_thread():
             self._thread.join(timeout)
 
@@ -275,11 +290,11 @@ class Feed:
         self._put(end)
 
     def _put(self, item: Candidate | End) -> bool:
-        while not self._closed.is_set():
-            try:
-                self._queue.put(item, timeout=0.1)
-            except queue.Full:
-                continue
+        self._room.get()
+        if self._closed.is_set():
+            return False
+        self._ready.append(item)
+        if self._hungry:
+            self._hungry = False
             self._wake()
-            return True
-        return False
+        return True

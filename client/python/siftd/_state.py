@@ -4,31 +4,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from siftd import _structure
-from siftd._info import BatchInfo, Piece
+from siftd._info import BatchInfo
+from siftd._piece import Piece
+from siftd._row_info import INFO_FIELDS
 from siftd.errors import StateError
-
-# Arrays of BatchInfo, by row, with their types.
-INFO_FIELDS: dict[str, Any] = {
-    "ids": np.uint64,
-    "scores": np.float32,
-    "keep_probability": np.float32,
-    "weights": np.float32,
-    "percentile": np.float32,
-    "model_version": np.int64,
-    "staleness": np.int64,
-    "unsifted": np.bool_,
-    "epochs": np.int64,
-}
 
 
 def save_piece(
-    key: tuple[Any, int], parts: list[tuple[_structure.Flat, dict[str, Any]]], pad: _structure.Pad
+    key: tuple[Any, int], parts: list[tuple[_structure.Flat, Mapping[str, Any]]], pad: _structure.Pad
 ) -> dict[str, Any]:
     """Rows of one candidate batch, as torch.load(weights_only=True) takes them: plain values, tensors of their own."""
     flat = _structure.concat([f for f, _ in parts], pad)
@@ -47,9 +36,9 @@ class PieceParts:
     """Rows of candidate batches, gathered from where they wait, oldest first."""
 
     def __init__(self) -> None:
-        self._parts: dict[tuple[Any, int], list[tuple[_structure.Flat, dict[str, Any]]]] = {}
+        self._parts: dict[tuple[Any, int], list[tuple[_structure.Flat, Mapping[str, Any]]]] = {}
 
-    def add(self, key: tuple[Any, int], flat: _structure.Flat, info: dict[str, Any]) -> None:
+    def add(self, key: tuple[Any, int], flat: _structure.Flat, info: Mapping[str, Any]) -> None:
         self._parts.setdefault(key, []).append((flat, info))
 
     def add_batch(self, flat: _structure.Flat, info: BatchInfo, wanted: Callable[[tuple[Any, int]], bool]) -> None:

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from siftd import _structure
-from siftd._engine import piece_info
 from siftd._handed import Ready
 from siftd._history import RecentScores
-from siftd._info import Piece
 from siftd._ledger import IntervalSet
 from siftd._outbox import OnDecision, Outbox
+from siftd._piece import Piece
+from siftd._row_info import RowInfo
 from siftd._state import PieceParts, load_piece
 from siftd._trainer_core import EpochMark, TrainerCore
 from siftd._wire import wire_pb2
@@ -67,7 +67,7 @@ class StreamEngine(Outbox):
 
     def _pending_of(self, index: int, number: int) -> bool:
         """Rows of this pass wait to be handed out. REQUIRES: lock held"""
-        waiting = [p[0][0] for p in self.assembler.unhanded()]
+        waiting = [key[0] for key in self.assembler.waiting()]
         waiting += [k[0] for r in self.ready if r.info is not None for k in r.info.keys]
         waiting += self.handed.passes()
         return (index, number) in waiting
@@ -81,9 +81,9 @@ class StreamEngine(Outbox):
         for item in self.ready:
             if item.flat is not None and item.info is not None:
                 parts.add_batch(item.flat, item.info, lambda key: key == half)
-        for key, _, flat, info in self.assembler.unhanded():
-            if key == half:
-                parts.add(key, flat, info)
+        for piece in self.assembler.unhanded():
+            if piece.key == half:
+                parts.add(piece.key, piece.flat, piece.info)
         return parts.saved(self._pad)[0]
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -99,7 +99,7 @@ class StreamEngine(Outbox):
         if state["half"] is not None:
             piece = load_piece(state["half"])
             (index, number), seq = piece.key
-            self.ledger.resume_half(piece.key, piece.flat.rows)
+            self.ledger.resume_half(piece.key, piece.rows)
             self._buffer(piece)
             # Decided, so that it is not sent again; its rows are the state's.
             merged = IntervalSet(passes.setdefault(index, {}).get(number, []))
@@ -109,10 +109,11 @@ class StreamEngine(Outbox):
 
     def _buffer(self, piece: Piece) -> None:
         self.assembler.add(piece)
-        self._added += piece.flat.rows
+        self._added += piece.rows
 
     # ------------------------------------------------------------ the I/O thread
-    def turn(self, now: float) -> None:
+    def turn(self, now: float) -> bool:
+        """True: enough is ready, so that messages can wait until the next wake-up."""
         core = self.core
         assert core is not None
         with self.lock:
@@ -127,21 +128,32 @@ class StreamEngine(Outbox):
                     self._accept(item[0], piece)
             core.step = self.steps
             self.stats.duplicates, self.stats.workers = core.duplicates, core.connected
-            emptied = self._assemble()
-            core.consumed(emptied, self.assembler.rows, now)
+            quiet = self._fill(now)
             if self.finishing:
                 core.finish(now)
             self.stats.ready = len(self.ready)
             if self.ready:
                 self.lock.notify_all()
+            return quiet and not self.finishing
+
+    def _fill(self, now: float) -> bool:
+        """As far as batches can be made now; True: enough of them are ready. REQUIRES: lock held"""
+        assert self.core is not None
+        while True:
+            made = self._assemble(now)
+            self.full = True  # before the look: who takes a batch after it wakes this thread
+            if len(self.ready) >= self._prefetch:
+                return True
+            self.full = False
+            if not made:
+                return False
 
     def _piece(self, m: Any, payload: list[memoryview]) -> Piece:
         tensors = {d.name: to_torch(d, payload) for d in m.tensor}
         key = ((m.key.loader, getattr(m.key, "pass")), m.key.seq)
-        rows = len(m.decision.kept)
-        flat = _structure.Flat(_structure.spec_of(list(tensors)), rows, tensors, {}, {})
         kept = np.asarray(m.decision.kept, np.int64)
-        return Piece(key, flat, piece_info(np.asarray(m.sample_id, np.uint64), kept, m.decision, m.epoch))
+        flat = _structure.Flat(_structure.spec_of(list(tensors)), len(kept), tensors, {}, {})
+        return Piece(key, flat, RowInfo(m.sample_id, kept, m.decision, m.epoch, ids_of_kept=True))
 
     def _accept(self, m: Any, piece: Piece) -> None:
         d, s = m.decision, self.stats
@@ -158,28 +170,31 @@ class StreamEngine(Outbox):
         if d.score_seconds > 0:
             s.score_seconds += d.score_seconds
             s.scored_rows += d.rows
-        if d.score:
+        if len(d.score) and (self.history.length or self._on_decision is not None):
             scores = np.asarray(d.score, np.float32)
             self.history.add(scores)
             if self._on_decision is not None:
                 self._on_decision(scores, np.asarray(d.kept, np.int64), np.asarray(m.sample_id, np.uint64))
-        self.ledger.decided(piece.key, piece.flat.rows)
+        self.ledger.post(piece.key, piece.rows)
         self._buffer(piece)
 
     def _warn_rejected(self, text: str) -> None:
         if self.stats.rejected_batches == 1:
             log.warning("siftd: a worker rejected a batch, which is not trained: %s", text)
 
-    def _assemble(self) -> list[tuple[int, int, int]]:
-        """Batches while there is room; none reaches over the end of an epoch. Keys that left the buffer."""
-        before = {p[0] for p in self.assembler.unhanded()}
+    def _assemble(self, now: float) -> bool:
+        """Batches while there is room; none reaches over the end of an epoch. True: something was made."""
+        assert self.core is not None
+        before = self.assembler.waiting()
+        made = False
         try:
             while len(self.ready) < self._prefetch and self._make_one():
-                pass
+                made = True
         except StructureError as error:
             self.ready.append(Ready(None, error=error))
-        after = {p[0] for p in self.assembler.unhanded()}
-        return [(key[0][0], key[0][1], key[1]) for key in before - after]
+        emptied = before[: len(before) - len(self.assembler.waiting())]  # rows leave first in, first out
+        self.core.consumed([(where[0], where[1], seq) for where, seq in emptied], self.assembler.rows, now)
+        return made
 
     def _make_one(self) -> bool:
         """A full batch, the remainder of an epoch, or its end. False: neither is due."""

@@ -8,7 +8,7 @@ local: a list with one entry per row is indexed like the tensors, anything else 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,17 @@ class Flat:
     tensors: dict[str, torch.Tensor]
     listed: dict[str, Sequence[Any]]
     whole: dict[str, Any]  # not by row
+    _arrays: dict[str, np.ndarray[Any, Any]] | None = field(default=None, repr=False, compare=False)
+
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """The tensors' memory, of those that `as_array` takes."""
+        if self._arrays is None:
+            found = {name: as_array(t) for name, t in self.tensors.items()}
+            self._arrays = {name: a for name, a in found.items() if a is not None}
+        return self._arrays
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_arrays": None}
 
     def take(self, kept: torch.Tensor | None) -> Flat:
         """The rows `kept` (int64 [k], ascending); None = all, without a copy."""
@@ -61,6 +72,19 @@ class Flat:
             {name: values[begin:end] for name, values in self.listed.items()},
             self.whole,
         )
+
+
+def as_array(tensor: torch.Tensor) -> np.ndarray[Any, Any] | None:
+    """The memory of a plain, contiguous CPU tensor; bfloat16 as int16. None: it is another kind of tensor."""
+    if type(tensor) is not torch.Tensor or tensor.requires_grad or not tensor.is_contiguous():
+        return None
+    try:
+        if tensor.dtype is torch.bfloat16:
+            tensor = tensor.view(torch.int16)
+        array: np.ndarray[Any, Any] = tensor.numpy()
+    except (TypeError, RuntimeError):  # of another device, sparse, conjugated, without NumPy's type
+        return None
+    return array
 
 
 def flatten(batch: Any) -> Flat:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import select
 import socket
 import threading
 import time
@@ -26,7 +27,10 @@ log = logging.getLogger("siftd")
 
 HIGH_WATER_MARK = 128  # messages; a fuse above the credit windows
 MAX_FRAME_BYTES = 256 << 20
+COPY_BELOW = 256 << 10  # bytes; for larger frames pyzmq wakes a thread of its own, which takes the GIL, to free them
 RESOLVE_EVERY = 10.0  # seconds
+QUIET_MOST = 0.1  # seconds that messages may wait for
+TICK_EVERY = 0.02  # seconds at least
 
 
 @dataclass
@@ -70,8 +74,9 @@ def resolve(endpoint: str) -> list[str]:
 class IoThread:
     """Runs a core over sockets to `endpoints`. start, wake, stop: any thread."""
 
-    def __init__(self, name: str, endpoints: Sequence[str], core: Core, turn: Callable[[float], None]) -> None:
-        """`turn`: called on the I/O thread after each wake-up, before the core's actions are carried out."""
+    def __init__(self, name: str, endpoints: Sequence[str], core: Core, turn: Callable[[float], bool | None]) -> None:
+        """`turn`: called on the I/O thread after each wake-up, before the core's actions are carried out. True:
+        messages can wait for the next `wake`, or QUIET_MOST seconds, and are then taken together."""
         self._names = list(endpoints)
         self._core = core
         self._turn = turn
@@ -80,7 +85,11 @@ class IoThread:
         self._context: zmq.Context[Any] | None = None
         self._poller = zmq.Poller()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._awake = threading.Event()  # a wake-up is pending: no further write is needed
+        self._wakes = select.poll()
+        self._wakes.register(self._wake_fd, select.POLLIN)
+        self._awake = False  # a wake-up is pending: no further write is needed
+        self._quiet: bool | None = False
+        self._tick_at = 0.0
         self._fd_lock = threading.Lock()  # nobody writes to the descriptor once it is closed
         self._stopping = False
         self._goodbye = True
@@ -104,9 +113,9 @@ class IoThread:
         return self._endpoints[worker]
 
     def wake(self) -> None:
-        if self._awake.is_set():
+        if self._awake:
             return
-        self._awake.set()
+        self._awake = True
         with self._fd_lock:
             if self._wake_fd >= 0:
                 os.eventfd_write(self._wake_fd, 1)
@@ -147,17 +156,22 @@ class IoThread:
     def _once(self) -> None:
         while len(self._sockets) < len(self._endpoints):
             self._sockets.append(self._open(self._endpoints[len(self._sockets)]))
-        events = self._poller.poll(0 if self._stopping else 100)
+        timeout = 0 if self._stopping or self._quiet else 100
+        if self._quiet and not self._stopping:
+            self._wakes.poll(1e3 * QUIET_MOST)
+        sources = dict(self._poller.poll(timeout))
+        if self._wake_fd in sources:
+            os.eventfd_read(self._wake_fd)
+        self._awake = False  # before the look at what it was for; one that is about to write makes one turn more
         now = time.monotonic()
-        for source, _ in events:
-            if source == self._wake_fd:
-                # In this order: a wake-up between the two leaves nothing unread behind, and its cause is seen below.
-                os.eventfd_read(self._wake_fd)
-                self._awake.clear()
-        for worker, link in enumerate(self._sockets):
-            self._receive(worker, link, now)
-        self._turn(now)
-        self._core.on_tick(now)
+        if len(sources) > (self._wake_fd in sources):
+            for worker, link in enumerate(self._sockets):
+                if link in sources:
+                    self._receive(worker, link, now)
+        self._quiet = self._turn(now)
+        if now >= self._tick_at or self._stopping:
+            self._tick_at = now + TICK_EVERY
+            self._core.on_tick(now)
         self._act(now)
         if now - self._resolved > RESOLVE_EVERY:
             self._resolve_again(now)
@@ -177,6 +191,7 @@ class IoThread:
         link.immediate = True
         link.maxmsgsize = MAX_FRAME_BYTES
         link.sndhwm = link.rcvhwm = HIGH_WATER_MARK
+        link.copy_threshold = COPY_BELOW
         link.handshake_ivl = 5000
         link.connect_timeout = 3000
         link.reconnect_ivl = random.randint(100, 200)

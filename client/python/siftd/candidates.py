@@ -252,6 +252,8 @@ class CandidateLoader:
                     self._end = item
                 else:
                     self._offer(item, now)
+            if self._feed is not None:
+                self._feed.go_on()
             self._changed.notify_all()
 
     def _offer(self, item: Candidate, now: float) -> None:

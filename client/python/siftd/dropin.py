@@ -264,11 +264,8 @@ class SiftingDataLoader(Sifted):
             self._begin_pass()
         self._handed_out(item.info)
         batch = _structure.hand_out(item.flat, self._device, self._pin_memory)
-        now = time.monotonic()
-        with self._engine.lock:
-            self._engine.stats.wait_seconds += now - began
-        self._left_at = now
-        self._io.wake()  # there is room for one more
+        self._left_at = time.monotonic()
+        self._engine.stats.wait_seconds += self._left_at - began
         return batch
 
     def _wait(self, began: float) -> Ready:
@@ -277,10 +274,14 @@ class SiftingDataLoader(Sifted):
         while True:
             if isinstance(io, InlineIo):
                 io.drive(WAIT_EVERY)
+            item = engine.take()
+            if item is not None:
+                if engine.took():
+                    io.wake()  # there is room for one more
+                return item
             with engine.lock:
-                item = engine.pop()
-                if item is not None:
-                    return item
+                if engine.ready:
+                    continue
                 self._check_waiting(engine, time.monotonic() - began)
                 if isinstance(io, IoThread):
                     engine.lock.wait(WAIT_EVERY)

@@ -223,21 +223,21 @@ class StreamLoader(Sifted):
         began = time.monotonic()
         assert self._io is not None and self._core is not None
         engine = self._engine
-        with engine.lock:
-            while not engine.ready:
-                self._check(began)
-                engine.lock.wait(0.5)
-            item = engine.ready.popleft()
-            if item.error is not None:
-                raise item.error
-            if item.flat is None or item.info is None:
-                return None
-            engine.hand_out(item)
-            engine.stats.wait_seconds += time.monotonic() - began
-        self._io.wake()
+        while (item := engine.take()) is None:
+            with engine.lock:
+                if not engine.ready:
+                    self._check(began)
+                    engine.lock.wait(0.5)
+        if engine.took():
+            self._io.wake()
+        if item.error is not None:
+            raise item.error
+        if item.flat is None or item.info is None:
+            return None
         self._handed_out(item.info)
         batch = _structure.hand_out(item.flat, self._device, self._pin_memory)
         self._left_at = time.monotonic()
+        engine.stats.wait_seconds += self._left_at - began
         return batch
 
     def _check(self, began: float) -> None:
