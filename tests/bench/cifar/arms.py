@@ -89,6 +89,7 @@ class Record:
     kept: float  # share of the candidates that were decided
     staleness: float = 0.0
     unsifted: int = 0
+    cpu_seconds: float = 0.0  # of the trainer's thread
     start_seconds: float = 0.0  # to the first batch; not counted above
     curve: list[list[float]] = field(default_factory=list)
 
@@ -135,6 +136,6 @@ def run(arm: Arm, task: Task, data: str, seed: int, steps: int, points: Sequence
         data=data, task=task.name, arm=arm.name, seed=seed, steps=steps, accuracy=last.accuracy,
         trainer_seconds=last.trainer, wait_seconds=0.0 if arm.inline else last.wait, score_seconds=stats.score_seconds,
         device_seconds=last.device, cores=2 if arm.sync else 1, candidates=stats.decided, trained=stats.trained,
-        kept=stats.keep_fraction, staleness=stats.staleness, unsifted=stats.unsifted, start_seconds=last.start,
-        curve=[[p.step, p.trainer, p.device, p.accuracy] for p in curve],
+        kept=stats.keep_fraction, staleness=stats.staleness, unsifted=stats.unsifted, cpu_seconds=last.cpu,
+        start_seconds=last.start, curve=[[p.step, p.trainer, p.device, p.accuracy] for p in curve],
     )  # fmt: skip

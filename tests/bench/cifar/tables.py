@@ -13,15 +13,16 @@ from cifar.arms import Record
 from cifar.compare import Comparison
 
 HEAD = (
-    "task", "arm", "seeds", "accuracy %", "steps", "kept", "stale", "trainer s", "waiting", "scoring s", "device s",
+    "task", "arm", "seeds", "accuracy %", "steps", "kept", "stale", "trainer s", "waiting", "CPU", "scoring s",
+    "device s",
     "| to target:", "trainer s", "device s", "candidates", "trained",
     "| ratio:", "same trainer", "no waiting", "equal hardware",
 )  # fmt: skip
 LEGEND = """\
-device s: the trainer's seconds and the workers' scoring. To target: until the accuracy of "no sifting, T", scaled by
-the steps that the unsifted loop needs to the arm's own accuracy. Ratios: seconds of the unsifted loop to the arm's
-accuracy over the arm's own; equal hardware: the unsifted loop has the arm's cores and scales ideally. <, >: a bound, as
-the accuracy lies outside of the unsifted loop's."""
+CPU: of the trainer's thread, s. device s: the trainer's seconds and the workers' scoring. To target: until the accuracy
+of "no sifting, T", scaled by the steps that the unsifted loop needs to the arm's own accuracy. Ratios: seconds of the
+unsifted loop to the arm's accuracy over the arm's own; equal hardware: the unsifted loop has the arm's cores and scales
+ideally. <, >: a bound, as the accuracy lies outside of the unsifted loop's."""
 
 Runs = Mapping[tuple[str, str], Comparison]  # by task and arm
 
@@ -33,7 +34,8 @@ def _line(task: str, arm: str, c: Comparison, target_steps: float) -> tuple[str,
     return (
         task, arm, str(len(c.runs)), f"{c.accuracy:.2f}" + ("" if math.isnan(c.sd) else f" +- {c.sd:.2f}"),
         f"{c.mean(lambda r: r.steps):.0f}", f"{c.kept:.0%}", f"{c.mean(lambda r: r.staleness):.0f}", f"{trainer:.1f}",
-        f"{c.mean(lambda r: r.wait_seconds):.1f}", f"{c.mean(lambda r: r.score_seconds):.1f}", f"{device:.1f}", "|",
+        f"{c.mean(lambda r: r.wait_seconds):.1f}", f"{c.mean(lambda r: r.cpu_seconds):.1f}",
+        f"{c.mean(lambda r: r.score_seconds):.1f}", f"{device:.1f}", "|",
         f"{trainer * share:.1f}", f"{device * share:.1f}", f"{c.mean(lambda r: r.candidates) * share:,.0f}",
         f"{c.mean(lambda r: r.trained) * share:,.0f}", "|",
         *(f"{bound}{r.value:.2f}" for r in (c.same_trainer, c.never_waiting, c.equal_hardware)),

@@ -56,6 +56,7 @@ class Point:
     device: float  # those, and the workers' scoring
     accuracy: float  # percent
     wait: float  # of the trainer's: asking for batches
+    cpu: float  # of the trainer's thread, meanwhile
     start: float  # before all of these: to the first batch
 
 
@@ -73,14 +74,14 @@ def train(
     `after`: called after each optimizer step. `scored`: the workers' seconds so far. `points`: steps after which a part
     of the held-out images is evaluated, the clock stopped; all of them are at the end.
     """
-    clock = time.perf_counter
+    clock, cpu_clock = time.perf_counter, time.thread_time
     optimizer = torch.optim.SGD(model.parameters(), RATE, momentum=MOMENTUM, nesterov=True, weight_decay=DECAY)
     curve: list[Point] = []
-    trained = waited = 0.0
+    trained = waited = ran = 0.0
     asked = clock()
     batches = iter(source)
     x, y = next(batches)
-    began = clock()
+    began, began_cpu = clock(), cpu_clock()
     start = began - asked
     for done in range(1, steps + 1):
         optimizer.param_groups[0]["lr"] = rate(done - 1, steps)
@@ -91,9 +92,10 @@ def train(
         after()
         if done in points or done == steps:
             trained += clock() - began
+            ran += cpu_clock() - began_cpu
             rows = len(task.test_y) if done == steps else PART
-            curve.append(Point(done, trained, trained + scored(), accuracy(model, task, rows), waited, start))
-            began = clock()
+            curve.append(Point(done, trained, trained + scored(), accuracy(model, task, rows), waited, ran, start))
+            began, began_cpu = clock(), cpu_clock()
         if done < steps:
             asked = clock()
             x, y = next(batches)

@@ -209,7 +209,9 @@ def _cause(r: Rounds, arm: Arm) -> str:
         f"step without waiting {1e3 * step:.2f} ms (plain {1e3 * plain:.2f}, control "
         f"{1e3 * statistics.median(r.control.seconds):.2f}), waiting {1e3 * statistics.median(arm.waits):.2f} ms; a "
         f"worker's forward {1e3 * scored:.2f} ms (bare {1e3 * statistics.median(r.forward):.2f}), kept {arm.kept:.3f}, "
-        f"staleness {stats.staleness:.1f} steps"
+        f"staleness {stats.staleness:.1f} steps; CPU of the trainer's thread per step "
+        f"{1e3 * statistics.median(arm.cpu):.2f} ms (plain {1e3 * statistics.median(r.plain.cpu):.2f}, control "
+        f"{1e3 * statistics.median(r.control.cpu):.2f})"
     )
 
 
