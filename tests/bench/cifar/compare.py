@@ -94,9 +94,10 @@ class Comparison:
         return Ratio(all_steps / self.mean(seconds), *quartiles(singles))
 
     def _unsifted_step(self, seconds: Seconds, seed: int) -> float:
-        """Of that seed, whose runs are near in time; of all where it has none."""
+        """Of that seed, whose runs are near in time; of all where it has none. Median: a busy minute of the host does
+        not count for every arm."""
         runs = [r for r in self._plain if r.seed == seed] or self._plain
-        return sum(seconds(r) for r in runs) / sum(r.steps for r in runs)
+        return statistics.median(seconds(r) / r.steps for r in runs)
 
     @property
     def same_trainer(self) -> Ratio:
