@@ -1,111 +1,146 @@
 # SPDX-License-Identifier: Apache-2.0
 """Step time of a training loop fed by siftd against the same loop over batches in memory, interleaved A B C A B C.
 
-C is the control: the plain loop while a neighbour core runs forwards of the same model, as a worker on this host does.
-The ratio siftd / control is what siftd itself adds to a step; waiting for batches is told apart.
+The control is the plain loop while the neighbour core runs forwards of the same model, as a worker there does; workers
+whose scorer takes time and no CPU are compared with the plain loop. tests/bench/README.md says what each figure is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from measure import Goal, Measure, Options, Result
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
-
-import siftd
+from measure import Goal, Measure, Options, Plot, Result, Series, interleaved, quartiles, ratio
+from step_arms import Arm, bound, fixed_cost_program, make_arms
+from step_loop import Loop, Round
+from step_models import KINDS, make_model
+from threads import cores
 
 ABOUT = "step time with siftd against the same loop without"
-ROUNDS, STEPS, WARM = 5, 60, 10
-BATCH, WIDTH, CLASSES = 64, 256, 10
-
-NEIGHBOUR = """
-import torch
-from torch import nn
-torch.set_num_threads(1)
-model = nn.Sequential(nn.Linear({width}, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, {classes}))
-x = torch.randn({batch}, {width})
-print("ready", flush=True)
-with torch.inference_mode():
-    while True:
-        model(x)
-"""
-
-
-def make_model() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(WIDTH, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, CLASSES))
-
-
-@contextmanager
-def neighbour() -> Iterator[None]:
-    code = NEIGHBOUR.format(width=WIDTH, batch=BATCH, classes=CLASSES)
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    process.stdout.readline()
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-
-
-def steps(batches: Iterable[Any], model: nn.Module, after: Any = None) -> list[float]:
-    """Seconds of each step, waiting for its batch left out."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    times: list[float] = []
-    for x, y in batches:
-        began = time.perf_counter()
-        loss = nn.functional.cross_entropy(model(x), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if after is not None:
-            after()
-        times.append(time.perf_counter() - began)
-        if len(times) == STEPS + WARM:
-            break
-    return times[WARM:]
+ROWS = (32, 128, 512)  # of a batch
+GOAL, GOAL_FROM = Goal(at_most=1.02), 5e-3  # for steps of at least these seconds
+BUSY, VOID = 0.1, "no goal: other programs had the trainer's core for more than a tenth of the loop without siftd"
+ROUNDS, ROUND_SECONDS, STEPS = 7, 0.4, (20, 80)  # of a round: as many steps as fill it, within these bounds
+WARM = 5
+ALL = ("control", "drop-in", "stream", "drop-in, fixed cost", "stream, fixed cost")
+QUICK = (("mlp", 128, ALL), ("transformer", 128, ("control", "drop-in")), ("cnn", 128, ("control", "drop-in")))
+CLIENT_THREADS = ("siftd-loader", "siftd-trainer")
 
 
 def run(options: Options) -> Result:
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
-    generator = torch.Generator().manual_seed(0)
-    rows = BATCH * (STEPS + WARM)
-    data = TensorDataset(
-        torch.randn(rows, WIDTH, generator=generator), torch.randint(0, CLASSES, (rows,), generator=generator)
-    )
-    memory = list(DataLoader(data, BATCH)) * 20  # for both: loading is not what is measured, nor the turn of an epoch
-    model = make_model()
-    sifted = siftd.SiftingDataLoader(
-        memory, batch_size=BATCH, model=model, policy=siftd.Uniform(0.5), workers=1,
-        steps_per_epoch=STEPS + WARM,
-    )  # fmt: skip
-    plain, with_siftd, control = [], [], []
-    wait = 0.0
-    with sifted:
-        steps(sifted, model, lambda: sifted.step(model))  # exports, starts the worker
-        for _ in range(ROUNDS):
-            plain += steps(memory, model)
-            before = sifted.stats().wait_seconds
-            with_siftd += steps(sifted, model, lambda: sifted.step(model))
-            wait += sifted.stats().wait_seconds - before
-            with neighbour():
-                control += steps(memory, model)
-        print(sifted.summary())
-    a, b, c = (statistics.median(t) for t in (plain, with_siftd, control))
-    return Result(
-        [
-            Measure("siftd / plain", b / a),
-            Measure("siftd / control", b / c, goal=Goal(at_most=1.02)),
-            Measure("wait per step", 1e3 * wait / len(with_siftd), "ms"),
-        ]
-    )
+    try:
+        return _run(options)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _run(options: Options) -> Result:
+    plan = QUICK if options.quick else tuple((kind, rows, ALL) for kind in KINDS for rows in ROWS)
+    measures: list[Measure] = []
+    for kind, rows, which in plan:
+        measures += _measure(kind, rows, which, rounds=4 if options.quick else ROUNDS)
+    skipped = []
+    if fixed_cost_program() is None:
+        skipped.append("arms with fixed-cost workers: siftd_fixed_cost_worker is not built")
+    if len(cores()) < 2:
+        skipped.append("a core for the neighbours: there is one core, which trainer, workers and neighbour share")
+    return Result(measures, [_plot(measures)], "; ".join(skipped))
+
+
+def _measure(kind: str, rows: int, which: tuple[str, ...], rounds: int) -> list[Measure]:
+    with contextlib.ExitStack() as stack:
+        loop = Loop(make_model(kind))
+        arms = make_arms(stack, kind, rows, loop, which)
+        with bound():
+            for arm in arms.values():
+                arm.run(loop, 3 * WARM, WARM)
+                arm.rounds.clear()
+            step = _settle(arms["plain"], loop)
+            steps = int(min(max(ROUND_SECONDS / step, STEPS[0]), STEPS[1]))
+            interleaved({n: _round(arm, loop, steps) for n, arm in arms.items()}, rounds)
+        return _figures(f"{kind} {rows}", arms)
+
+
+def _settle(plain: Arm, loop: Loop) -> float:
+    plain.run(loop, 15, WARM)
+    return plain.rounds.pop().median
+
+
+def _round(arm: Arm, loop: Loop, steps: int) -> Callable[[], float]:
+    return lambda: arm.run(loop, steps, WARM)
+
+
+def _figures(config: str, arms: dict[str, Arm]) -> list[Measure]:
+    out = []
+    for name, arm in arms.items():
+        if arm.sifted:
+            against = "plain" if arm.fixed_cost or "control" not in arms else "control"
+            out += _figures_of(arm, f"{config}: {name}", arms[against].rounds, against)
+    if "control" in arms:
+        control, plain = ([r.median for r in arms[n].rounds] for n in ("control", "plain"))
+        out.append(ratio(f"{config}: control / plain", control, plain))
+    return out
+
+
+def _figures_of(arm: Arm, what: str, without: list[Round], against: str) -> list[Measure]:
+    rounds = arm.rounds
+    step = statistics.median(r.median for r in without)
+    void = statistics.median(r.held_up for r in without) > BUSY * step
+    goal = GOAL if step >= GOAL_FROM and not void else None
+    threads = sorted({name for r in rounds for name in r.others})
+    detail = {
+        "arm": arm.name,
+        "step_ms": 1e3 * statistics.median(r.median for r in rounds),
+        "without_ms": 1e3 * step,
+        "next_us": 1e6 * statistics.median(r.next_median for r in rounds),
+        "threads_us": {n: 1e6 * statistics.median(r.others.get(n, 0.0) for r in rounds) for n in threads},
+    }
+
+    def over(name: str, figure: Callable[[Round], float], **more: Any) -> Measure:
+        return ratio(f"{what}: {name} / {against}", list(map(figure, rounds)), list(map(figure, without)), **more)
+
+    return [
+        over(f"step of {1e3 * step:.1f} ms", lambda r: r.median, goal=goal, detail=detail, note=VOID if void else ""),
+        # With capacity to spare nothing should be waited for either.
+        over("loop, waits included", lambda r: r.loop, goal=goal if arm.fixed_cost else None),
+        over("CPU of a step", lambda r: r.cpu),
+        _each(f"{what}: wait per step", rounds, lambda r: 1e3 * statistics.fmean(r.next), "ms"),
+        _each(f"{what}: CPU of the client's thread per step", rounds, _client_us, "us"),
+        _each(f"{what}: trainer's thread held up per step", rounds, lambda r: 1e6 * r.held_up, "us"),
+    ]
+
+
+def _client_us(r: Round) -> float:
+    return 1e6 * sum(r.others.get(name, 0.0) for name in CLIENT_THREADS)
+
+
+def _each(name: str, rounds: list[Round], figure: Callable[[Round], float], unit: str) -> Measure:
+    values = [figure(r) for r in rounds]
+    low, high = quartiles(values)
+    return Measure(name, statistics.median(values), unit, low=low, high=high)
+
+
+def _plot(measures: list[Measure]) -> Plot:
+    """Ratio over step time, one curve for each way of feeding."""
+    by_arm: dict[str, list[Measure]] = {}
+    for m in measures:
+        if "without_ms" in m.detail:
+            by_arm.setdefault(m.detail["arm"], []).append(m)
+    series = []
+    for name, found in by_arm.items():
+        found.sort(key=lambda m: float(m.detail["without_ms"]))
+        series.append(
+            Series(
+                name,
+                [m.detail["without_ms"] for m in found],
+                [m.value for m in found],
+                [m.low or m.value for m in found],
+                [m.high or m.value for m in found],
+            )
+        )
+    return Plot("Step time with siftd / without", "step without siftd, ms", "ratio", series, log_x=True)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The step benchmark's other processes: a loader that feeds a stream, a neighbour that runs forwards.
+
+As a program: `processes.py feed|neighbour KIND ROWS [ENDPOINT...]`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def on_cores(cores: Set[int], command: list[str]) -> list[str]:
+    """The command, bound to these cores where taskset is there to do it."""
+    taskset = shutil.which("taskset")
+    return command if taskset is None else [taskset, "-c", ",".join(map(str, sorted(cores))), *command]
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGCONT)
+    process.kill()
+    process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def _program(what: str, kind: str, rows: int, cores: Set[int], *more: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(Path(__file__).resolve()), what, kind, str(rows), *more]
+    return subprocess.Popen(on_cores(cores, command), stdout=subprocess.PIPE)
+
+
+@contextmanager
+def feed(kind: str, rows: int, endpoints: Sequence[str], cores: Set[int]) -> Iterator[None]:
+    """A CandidateLoader of the step benchmark's batches."""
+    process = _program("feed", kind, rows, cores, *endpoints)
+    try:
+        yield
+    finally:
+        _end(process)
+
+
+class Neighbour:
+    """Forwards of the same model on the neighbour core, one after the other; stopped but between `go` and `stop`."""
+
+    def __init__(self, kind: str, rows: int, cores: Set[int]) -> None:
+        self._process = _program("neighbour", kind, rows, cores)
+        assert self._process.stdout is not None
+        self._process.stdout.readline()
+        self.stop()
+
+    def go(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+
+    def close(self) -> None:
+        _end(self._process)
+
+
+def _main() -> None:
+    import torch
+    from step_models import Batches, make_model
+
+    what, kind, rows = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    torch.set_num_threads(1)
+    batches = Batches(kind, rows)
+    if what == "feed":
+        import siftd
+
+        siftd.CandidateLoader(sys.argv[4:], batches, epochs=1).run()
+        return
+    model = make_model(kind).eval()
+    with torch.inference_mode():
+        for i, (x, _) in enumerate(batches):
+            model(x)
+            if i == 0:
+                print("ready", flush=True)
+
+
+if __name__ == "__main__":
+    _main()
