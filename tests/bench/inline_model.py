@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from processes import on_cores
 from torch import nn
 
 ROWS, CLASSES, POOL = 32, 10, 32  # POOL: batches in memory, handed out again and again
@@ -47,8 +47,8 @@ class Neighbour:
     """Forwards of the model on other cores; stopped but between `go` and `stop`."""
 
     def __init__(self, cores: set[int]) -> None:
-        command = on_cores(cores, [sys.executable, str(Path(__file__).resolve())])
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        self._process = subprocess.Popen([sys.executable, str(Path(__file__).resolve())], stdout=subprocess.PIPE)
+        os.sched_setaffinity(self._process.pid, cores)  # before it makes threads
         assert self._process.stdout is not None
         self._process.stdout.readline()
         self.stop()
