@@ -36,7 +36,7 @@ void BenchSelect(benchmark::State& state, const PolicyOptions& policy, std::size
     for (float& p : batch.scores.columns[1]) p = unit(rng);
     for (std::uint64_t& i : batch.candidates.sample_id) i = id++;
   };
-  for (int i = 0; i < 10; ++i) {  // takes the seed in; buffers grow to their size
+  for (int i = 0; i < 200; ++i) {  // takes the seed in; buffers grow to their size
     refill();
     selector.Select(batch);
   }
