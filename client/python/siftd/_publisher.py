@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
 from siftd._client_core import ClientCore
@@ -196,15 +197,24 @@ class Publisher:
         self._applied = threading.Condition()
         self.step = 0
         self._io = IoThread("siftd-publish", endpoints, self.core, self._turn)
+        # To wake the I/O thread is a system call, which gives the GIL away; on a busy host the training loop would get
+        # it back milliseconds later. To put into this queue is none.
+        self._bell: SimpleQueue[bool] = SimpleQueue()  # True: wake it
+        self._ringer = threading.Thread(target=self._ring, name="siftd-ring", daemon=True)
 
     def start(self) -> None:
         self._io.start()
+        self._ringer.start()
+
+    def _ring(self) -> None:
+        while self._bell.get():
+            self._io.wake()
 
     def offer(self, snapshot: Snapshot) -> None:
         """Replaces the version that is to be sent next."""
         with self._mail:
             self._offered = snapshot
-        self._io.wake()
+        self._bell.put(True)
 
     def _turn(self, now: float) -> None:
         self.core.step = self.step
@@ -240,4 +250,5 @@ class Publisher:
             return self._applied.wait_for(over, timeout) and self.core.applied(version) >= workers
 
     def close(self) -> None:
+        self._bell.put(False)
         self._io.stop()
