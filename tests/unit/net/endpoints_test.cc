@@ -2,8 +2,10 @@
 // Router and dealers over real sockets on free ports.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "pipeline/base/thread.h"
@@ -31,10 +33,15 @@ class EndpointsTest : public testing::Test {
  protected:
   void SetUp() override {
     RouterOptions options;
+    options.endpoint = Endpoint();
     options.max_frame_bytes = 4 << 20;
     router_ = std::move(RouterEndpoint::Bind(options)).value();
     ASSERT_TRUE(pool_.Add(router_->BoundEndpoint()).ok());
   }
+
+  virtual std::string Endpoint() const { return "tcp://127.0.0.1:0"; }
+
+  void Echo(const std::string& large);
 
   void SendWhenConnected(const Frames& frames, std::size_t worker = 0) {
     const MonoTime deadline = Now() + kDeadline;
@@ -66,8 +73,7 @@ TEST_F(EndpointsTest, BoundEndpointHasTheRealPort) {
   EXPECT_THAT(router_->BoundEndpoint(), testing::MatchesRegex("tcp://127\\.0\\.0\\.1:[1-9][0-9]*"));
 }
 
-TEST_F(EndpointsTest, MessagesArriveWholeBothWays) {
-  const std::string large(3 << 20, 'x');  // shared, not copied
+void EndpointsTest::Echo(const std::string& large) {
   SendWhenConnected(Message({"head", "", large}));
   const auto received = ReceiveAtRouter();
   EXPECT_EQ(Text(received.frames), (std::vector<std::string>{"head", "", large}));
@@ -79,6 +85,23 @@ TEST_F(EndpointsTest, MessagesArriveWholeBothWays) {
     pool_.Poll(milliseconds(50), wakeup_);
   }
   EXPECT_EQ(Text(back.frames), (std::vector<std::string>{"head", "", large}));
+}
+
+TEST_F(EndpointsTest, MessagesArriveWholeBothWays) {
+  Echo(std::string(3 << 20, 'x'));  // shared, not copied
+}
+
+class IpcEndpointsTest : public EndpointsTest {
+ protected:
+  ~IpcEndpointsTest() override { unlink(path_.c_str()); }
+  std::string Endpoint() const override { return "ipc://" + path_; }
+
+  const std::string path_ = testing::TempDir() + "siftd-net-" + std::to_string(getpid()) + ".sock";
+};
+
+TEST_F(IpcEndpointsTest, MessagesArriveWholeBothWaysByAPath) {
+  EXPECT_EQ(router_->BoundEndpoint(), "ipc://" + path_);
+  Echo(std::string(3 << 20, 'x'));
 }
 
 TEST_F(EndpointsTest, AReopenedDealerIsAnotherPeer) {
