@@ -171,7 +171,7 @@ class Python:
         policy = siftd.Uniform(0.5)
         loader = siftd.SiftingDataLoader(
             self._batches, batch_size=ROWS, model=model, policy=policy, workers=self._endpoints, scorer=scorer(),
-            steps_per_epoch=1 << 30, sync_every=1 << 20, step_on_next=True,
+            steps_per_epoch=1 << 30, sync_every=1_000_000, step_on_next=True,
         )  # fmt: skip
         with loader:
             batches = iter(loader)
