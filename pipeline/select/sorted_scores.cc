@@ -15,7 +15,8 @@ constexpr std::int32_t kNone = std::numeric_limits<std::int32_t>::max();  // no 
 
 // One pass over a block each, without a branch that depends on the data. Chosen when the program
 // is loaded, before the thread sanitizer can run code: vectors of eight where the CPU has them.
-#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && !defined(__SANITIZE_THREAD__)
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && \
+    !defined(__SANITIZE_THREAD__)
 #define SIFTD_WIDEST __attribute__((target_clones("avx2", "default")))
 #else
 #define SIFTD_WIDEST
