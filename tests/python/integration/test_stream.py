@@ -98,6 +98,19 @@ def epoch_ids(loader: siftd.StreamLoader, data: Rows) -> list[int]:
     return ids
 
 
+def test_a_worker_is_reached_by_a_path(tmp_path: Path) -> None:
+    rows = 320
+    with (
+        Worker(tmp_path, "--endpoint", f"ipc://{tmp_path}/w.sock") as worker,
+        loaders([worker], rows, epochs=1),
+        streaming([worker]) as loader,
+    ):
+        assert worker.endpoint == f"ipc://{tmp_path}/w.sock"
+        ids = epoch_ids(loader, Rows(rows))
+        assert len(ids) == len(set(ids)) == loader.stats().kept
+        assert int(worker.status()["decided_batches"]) == rows // 16
+
+
 def test_epochs_end_exactly_and_every_kept_row_is_trained_once(pool: list[Worker]) -> None:
     rows, epochs = 800, 3
     data = Rows(rows)
