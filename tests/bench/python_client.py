@@ -62,8 +62,8 @@ def load(endpoint: str, rows: int, nbytes: int, clock: Clock) -> None:
                 yield batch
             raise _Enough
 
-    with contextlib.suppress(_Enough):
-        siftd.CandidateLoader([endpoint], Batches()).run()
+    with contextlib.suppress(_Enough), siftd.CandidateLoader([endpoint], Batches()) as loader:
+        loader.run()
 
 
 def main() -> None:
