@@ -184,6 +184,41 @@ def test_the_trainer_grants_its_window_less_what_is_buffered() -> None:
     assert [m.batches for _, m in sent(core, wire_pb2.Credit)] == [4]
 
 
+def test_acks_and_credit_of_one_turn_go_together_and_never_into_another_session() -> None:
+    core = trainer_core(workers=2, window=2)
+    core.actions = Actions()
+    for seq in range(3):
+        tell(core, 0, selected(seq, kept=0))
+    tell(core, 1, selected(3, kept=0))
+    actions, core.actions = core.actions, Actions()
+    acks = [(w, list(m.keys.seq), list(m.kept)) for w, m, _ in actions.sends if isinstance(m, wire_pb2.Ack)]
+    credit = [(w, m.batches) for w, m, _ in actions.sends if isinstance(m, wire_pb2.Credit)]
+    assert acks == [(0, [0, 1, 2], [0, 0, 0]), (1, [3], [0])]
+    assert credit == [(0, 5), (1, 3)]
+
+    tell(core, 0, selected(4, kept=0))
+    old = core.sessions[0].id()
+    core.on_link_lost(0, "a test", 0.0)
+    open_session(core, 0, now=10.0)
+    tell(core, 0, selected(5, kept=0), 10.0)
+    by_session = [(m.session == old, list(m.keys.seq)) for w, m in sent(core, wire_pb2.Ack) if w == 0]
+    assert by_session == [(True, [4]), (False, [5])]
+
+
+def test_credit_goes_to_all_when_rows_run_short_and_else_to_whom_it_concerns() -> None:
+    core = trainer_core(workers=3, window=1)
+    core.actions = Actions()
+    for worker in range(3):
+        tell(core, worker, selected(worker, kept=4))
+    assert sent(core, wire_pb2.Credit) == [], "rows make a batch, and each session's window is buffered"
+    core.consumed([(0, 0, 1)], 8, 0.0)
+    assert [(w, m.batches) for w, m in sent(core, wire_pb2.Credit)] == [(1, 2)]
+    core.consumed([], 3, 0.0)  # fewer than a batch
+    assert sorted((w, m.batches) for w, m in sent(core, wire_pb2.Credit)) == [(0, 2), (2, 2)]
+    core.consumed([], 3, 0.0)
+    assert sent(core, wire_pb2.Credit) == []
+
+
 def test_world_1_acks_an_epoch_when_all_loaders_ended_it_and_all_is_decided() -> None:
     core = trainer_core(loaders=2)
     for index in (0, 1):
