@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ class Round:
     next: list[float]
     step: list[float]
     step_cpu: list[float]  # of the trainer's thread, next left out
+    blocked: float  # times per step that the trainer's thread gave its core up to wait, next left out; the GIL, mostly
     others: dict[str, float]  # CPU of the process's other threads, per step
 
     @property
@@ -60,20 +62,23 @@ class Loop:
         took: list[float] = []
         ran: list[float] = []
         others: dict[str, float] = {}
+        blocked = 0
         for i in range(steps + warm):
             if i == warm:
                 others = cpu_seconds()
             asked = clock()
             x, y = next(batches)
             began, began_cpu = clock(), cpu_clock()
+            blocked -= resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw if i >= warm else 0
             loss = nn.functional.cross_entropy(model(x), y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             if after is not None:
                 after()
+            blocked += resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw if i >= warm else 0
             ran.append(cpu_clock() - began_cpu)
             took.append(clock() - began)
             got.append(began - asked)
         spent = {n: (s - others.get(n, 0.0)) / steps for n, s in cpu_seconds().items() if n != "MainThread"}
-        return Round(got[warm:], took[warm:], ran[warm:], {n: s for n, s in spent.items() if s > 1e-7})
+        return Round(got[warm:], took[warm:], ran[warm:], blocked / steps, {n: s for n, s in spent.items() if s > 1e-7})

@@ -112,6 +112,7 @@ def _figures_of(arm: Arm, what: str, without: list[Round], against: str) -> list
         _each(f"{what}: wait per step", rounds, lambda r: 1e3 * statistics.fmean(r.next), "ms"),
         _each(f"{what}: CPU of the client's thread per step", rounds, _client_us, "us"),
         _each(f"{what}: trainer's thread held up per step", rounds, lambda r: 1e6 * r.held_up, "us"),
+        _each(f"{what}: trainer's thread waits per step", rounds, lambda r: r.blocked, "times"),
     ]
 
 
