@@ -30,6 +30,8 @@ struct WorkerConfig {
   bool refuse_non_finite_weights = true;
 
   std::uint32_t score_batch_rows = 512;
+  std::string score_dtype = "float32";
+  std::uint32_t score_resolution = 0;  // 0: images as they come
   std::uint32_t max_batch_age_ms = 5;
   std::uint32_t max_inflight = 64;
   std::uint32_t graph_threads = 1;

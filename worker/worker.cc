@@ -57,6 +57,7 @@ Status Worker::Start() {
   scorer.lanes = static_cast<int>(config_.lanes);
   scorer.threads = static_cast<int>(config_.threads);
   scorer.refuse_non_finite = config_.refuse_non_finite_weights;
+  scorer.cost = CostOf(config_);
   scorer_ = std::make_unique<Scorer>(scorer);
 
   WorkerCoreOptions core;
@@ -74,7 +75,7 @@ Status Worker::Start() {
   core.version = kVersion;
   core.device = ToString(scorer.device) + ", " + std::to_string(config_.lanes) + " x " +
                 std::to_string(config_.threads) + " threads" +
-                (python ? ", python " + config_.python_factory : "");
+                (python ? ", python " + config_.python_factory : "") + ToString(scorer.cost);
   core.job = config_.job;
   core.incarnation = WallNanos();
   core.budget_bytes = config_.budget_bytes;

@@ -8,6 +8,7 @@
 #include <shared_mutex>
 #include <unordered_map>
 
+#include "pipeline/model/cheap_forward.h"
 #include "pipeline/model/memory_reader.h"
 #include "pipeline/model/tensor_convert.h"
 #include "pipeline/model/weights_check.h"
@@ -24,20 +25,6 @@ struct WeightSet {
   std::uint64_t version = 0;
   std::uint64_t step = 0;
 };
-
-std::string FirstLine(const std::string& text) {
-  return text.substr(0, std::min(text.find('\n'), std::size_t{500}));
-}
-
-// c10's messages carry a backtrace of many lines; TorchScript's put the cause last.
-std::string Cause(const c10::Error& error) { return FirstLine(error.msg()); }
-
-std::string Cause(const std::exception& error) {
-  const std::string text = error.what();
-  const std::size_t at = text.rfind("Error: ");
-  const std::size_t line = at == std::string::npos ? 0 : text.rfind('\n', at) + 1;
-  return FirstLine(text.substr(line));
-}
 
 Status BindState(const ArtifactManifest& manifest, WeightSet* set) {
   std::unordered_map<std::string, at::Tensor> found;
@@ -67,6 +54,7 @@ struct JitReplica::Impl {
   ArtifactManifest manifest;
   at::Device device{at::kCPU};
   bool refuse_non_finite = true;
+  ScoreCost cost;
   std::array<WeightSet, 2> sets;
   std::atomic<int> current{0};
 
@@ -82,12 +70,14 @@ const ArtifactManifest& JitReplica::manifest() const { return impl_->manifest; }
 Result<std::unique_ptr<JitReplica>> JitReplica::Load(const Frame& archive,
                                                      ArtifactManifest manifest,
                                                      const DeviceName& device,
-                                                     bool refuse_non_finite) {
+                                                     bool refuse_non_finite,
+                                                     const ScoreCost& cost) {
   SIFTD_RETURN_IF_ERROR(ProbeDevice(device));
   auto impl = std::make_unique<Impl>();
   impl->manifest = std::move(manifest);
   impl->device = at::Device(ToString(device));
   impl->refuse_non_finite = refuse_non_finite;
+  impl->cost = cost;
   try {
     WeightSet& first = impl->sets[0];
     first.module = torch::jit::load(std::make_shared<MemoryReader>(archive), impl->device);
@@ -98,7 +88,12 @@ Result<std::unique_ptr<JitReplica>> JitReplica::Load(const Frame& archive,
   } catch (const std::exception& e) {
     return InvalidArgument("cannot load the scorer: " + Cause(e));
   }
-  for (WeightSet& set : impl->sets) SIFTD_RETURN_IF_ERROR(BindState(impl->manifest, &set));
+  for (WeightSet& set : impl->sets) {
+    SIFTD_RETURN_IF_ERROR(BindState(impl->manifest, &set));
+    if (cost.bf16) WeightsAsBf16(&set.module);
+  }
+  SIFTD_RETURN_IF_ERROR(
+      TryCost(archive, impl->manifest, impl->device, cost, &impl->sets[0].module));
   return std::unique_ptr<JitReplica>(new JitReplica(std::move(impl)));
 }
 
@@ -145,7 +140,7 @@ at::Tensor JitReplica::Impl::Collate(const std::vector<ScoredBatchPtr>& batches,
       break;
     }
   }
-  return out.to(device);
+  return Cheap(out.to(device), cost);
 }
 
 Result<std::vector<at::Tensor>> JitReplica::Impl::Columns(const c10::IValue& output,
@@ -189,6 +184,7 @@ Status JitReplica::Score(const std::vector<ScoredBatchPtr>& batches) {
       set = &impl_->sets[static_cast<std::size_t>(impl_->current.load())];
       lock = std::shared_lock(set->mu);
     } while (set != &impl_->sets[static_cast<std::size_t>(impl_->current.load())]);
+    const Bf16Scope scope(impl_->cost.bf16, impl_->device.type());
     // forward() is not const, yet runs the graph without changing the module.
     const c10::IValue output =
         const_cast<torch::jit::Module&>(set->module).forward(std::move(inputs));
@@ -207,8 +203,6 @@ Status JitReplica::Score(const std::vector<ScoredBatchPtr>& batches) {
       at += n;
     }
     return OkStatus();
-  } catch (const c10::Error& e) {
-    return Internal("the scorer failed: " + Cause(e));
   } catch (const std::exception& e) {
     return Internal("the scorer failed: " + Cause(e));
   }

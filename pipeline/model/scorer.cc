@@ -3,6 +3,7 @@
 
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <atomic>
 #include <deque>
 #include <mutex>
@@ -12,6 +13,7 @@
 #include "pipeline/base/bounded_queue.h"
 #include "pipeline/base/thread.h"
 #include "pipeline/model/jit_replica.h"
+#include "pipeline/model/prior_rows.h"
 
 namespace siftd {
 namespace {
@@ -54,9 +56,13 @@ struct Scorer::Impl {
       const MonoTime begin = Now();
       Score(*task.group);
       const MonoTime end = Now();
+      std::int64_t rows = 0;
+      for (const ScoredBatchPtr& batch : task.group->batches)
+        rows += CountToScore(batch->candidates);
       for (const ScoredBatchPtr& batch : task.group->batches) {
         batch->score_wait = begin - task.submitted;
-        batch->score_busy = (end - begin) / static_cast<int>(task.group->batches.size());
+        batch->score_busy =
+            (end - begin) * CountToScore(batch->candidates) / std::max<std::int64_t>(1, rows);
       }
       task.done(std::move(task.group));
       task = {};
@@ -72,16 +78,26 @@ struct Scorer::Impl {
       }
       return;
     }
-    const Status status = r->Score(group.batches);
-    if (status.ok()) return;
+    std::vector<ScoredBatchPtr> parts;
+    parts.reserve(group.batches.size());
+    for (const ScoredBatchPtr& batch : group.batches) parts.push_back(ToScore(batch));
+    const Status status = r->Score(parts);
+    if (status.ok()) {
+      for (std::size_t i = 0; i < parts.size(); ++i) TakeScores(*parts[i], group.batches[i].get());
+      return;
+    }
     if (group.batches.size() == 1 && status.code() != Code::kUnavailable) {
       RejectFailed(*group.batches[0], status);
       return;
     }
     // Only the batch that is at fault pays for it; a replica that failed may have been at fault
     // itself.
-    for (const ScoredBatchPtr& batch : group.batches) {
-      if (Status alone = r->Score({batch}); !alone.ok()) RejectFailed(*batch, alone);
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      if (const Status alone = r->Score({parts[i]}); alone.ok()) {
+        TakeScores(*parts[i], group.batches[i].get());
+      } else {
+        RejectFailed(*group.batches[i], alone);
+      }
     }
   }
 
@@ -102,7 +118,7 @@ Scorer::~Scorer() { Close(); }
 Status Scorer::LoadArtifact(const Frame& archive, ArtifactManifest manifest) {
   SIFTD_ASSIGN_OR_RETURN(auto replica,
                          JitReplica::Load(archive, std::move(manifest), impl_->options.device,
-                                          impl_->options.refuse_non_finite));
+                                          impl_->options.refuse_non_finite, impl_->options.cost));
   Use(std::move(replica));
   return OkStatus();
 }
@@ -134,6 +150,11 @@ Status Scorer::CheckInputs(const std::vector<Tensor>& tensors) const {
   const std::shared_ptr<Replica> replica = impl_->Current();
   if (replica == nullptr) return FailedPrecondition("no scorer is loaded");
   return replica->CheckInputs(tensors);
+}
+
+std::vector<std::string> Scorer::Columns() const {
+  const std::shared_ptr<Replica> replica = impl_->Current();
+  return replica == nullptr ? std::vector<std::string>() : replica->manifest().columns;
 }
 
 void Scorer::Close() {

@@ -207,6 +207,8 @@ class Engine(Outbox):
         whole = len(d.kept) == n
         kept = np.asarray(d.kept, np.int64)
         info = piece_info(np.asarray(v.lease.sample_ids, np.uint64)[kept], kept, d, v.lease.epoch)
+        if len(v.lease.prior):
+            info["model_version"][~np.isnan(v.lease.prior[kept])] = 0  # the version in `d` scored the others
         return Piece(v.lease.key, flat if whole else flat.take(torch.from_numpy(kept)), info)
 
     def _decided(self, v: Verdicted, piece: Piece) -> None:
@@ -222,10 +224,10 @@ class Engine(Outbox):
             self._warn(d.text, f"a worker could not decide a batch, which is trained unsifted: {d.text}")
         elif d.outcome == wire_pb2.OUTCOME_UNSIFTED:
             s.unsifted += n
-        if d.score_seconds > 0:
+        if d.score:
             s.score_seconds += d.score_seconds
             s.scored_rows += n
-        if d.score:
+            s.prior_scores += int(np.count_nonzero(~np.isnan(v.lease.prior)))
             scores = np.asarray(d.score, np.float32)
             self.history.add(scores)
             if self.options.on_decision is not None:

@@ -155,10 +155,9 @@ class StreamEngine(Outbox):
             self._warn_rejected(d.text)
         elif d.outcome == wire_pb2.OUTCOME_UNSIFTED:
             s.unsifted += d.rows
-        if d.score_seconds > 0:
+        if d.score:
             s.score_seconds += d.score_seconds
             s.scored_rows += d.rows
-        if d.score:
             scores = np.asarray(d.score, np.float32)
             self.history.add(scores)
             if self._on_decision is not None:
