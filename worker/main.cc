@@ -1,24 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // The siftd program: reads the command line and constructs the parts in plain sight.
-#include <unistd.h>
-
 #include <CLI/CLI.hpp>
-#include <atomic>
-#include <csignal>
 #include <cstdio>
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
+#include <string>
+#include <vector>
 
 #include "pipeline/wire/codec.h"
 #include "worker/config.h"
 #include "worker/config_flags.h"
 #include "worker/exit_code.h"
 #include "worker/library_versions.h"
-#include "worker/log.h"
 #include "worker/status_command.h"
-#include "worker/watch.h"
-#include "worker/worker.h"
+#include "worker/worker_command.h"
 
 namespace siftd {
 namespace {
@@ -29,51 +22,6 @@ constexpr char kExitCodes[] =
 int Fail(const char* command, const Status& status, int code) {
   std::fprintf(stderr, "siftd %s: %s\n", command, status.message().c_str());
   return code;
-}
-
-// Whole or not at all: a reader never sees half an endpoint.
-Status WritePortFile(const std::string& path, const std::string& endpoint) {
-  const std::string partial = path + ".partial";
-  std::ofstream file(partial);
-  file << endpoint << "\n";
-  file.close();
-  std::error_code error;
-  if (file) std::filesystem::rename(partial, path, error);
-  if (!file || error) return Unavailable("cannot write port_file '" + path + "'");
-  return OkStatus();
-}
-
-int RunWorker(const WorkerConfig& config, int parent_pid) {
-  Watch::BlockSignals();
-  std::signal(SIGCHLD, SIG_DFL);  // where it came ignored, no child process could be waited for
-  auto log = MakeLog(config, config.name.empty() ? "siftd" : config.name);
-  if (!log.ok()) return Fail("worker", log.status(), kExitConfig);
-  std::atomic<Worker*> serving{nullptr};
-  std::unique_ptr<Worker> worker;
-  const Watch watch(parent_pid, [&](const std::string& reason) {
-    if (Worker* w = serving) return w->RequestStop(reason);
-    std::fprintf(stderr, "siftd worker: %s while the scorer was loading\n", reason.c_str());
-    std::_Exit(kExitFailure);  // nothing was served yet; its child processes end by themselves
-  });
-  auto created = Worker::Create(config, *log);
-  if (!created.ok()) {
-    return Fail("worker", created.status(),
-                created.status().code() == Code::kInvalidArgument ? kExitConfig : kExitFailure);
-  }
-  worker = std::move(*created);
-  serving = worker.get();
-  if (!config.port_file.empty()) {
-    if (const Status s = WritePortFile(config.port_file, worker->endpoint()); !s.ok()) {
-      return Fail("worker", s, kExitFailure);
-    }
-  }
-  std::printf("siftd worker ready endpoint=%s http=%s device=%s pid=%d\n",
-              worker->endpoint().c_str(), worker->http().empty() ? "-" : worker->http().c_str(),
-              config.device.c_str(), getpid());
-  std::fflush(stdout);
-  worker->Run();
-  (*log)->info("ended");
-  return kExitOk;
 }
 
 int CheckConfig(const std::string& path) {

@@ -42,14 +42,16 @@ WorkerConfig Completed(WorkerConfig config) {
 Worker::Worker(const WorkerConfig& config, Log log)
     : config_(Completed(config)), log_(std::move(log)) {}
 
-Result<std::unique_ptr<Worker>> Worker::Create(const WorkerConfig& config, Log log) {
+Result<std::unique_ptr<Worker>> Worker::Create(const WorkerConfig& config, Log log,
+                                               ReplicaLoader load) {
   std::unique_ptr<Worker> worker(new Worker(config, std::move(log)));
-  SIFTD_RETURN_IF_ERROR(worker->Start());
+  SIFTD_RETURN_IF_ERROR(worker->Start(std::move(load)));
   return worker;
 }
 
-Status Worker::Start() {
+Status Worker::Start(ReplicaLoader load) {
   ScorerOptions scorer;
+  scorer.load = std::move(load);
   SIFTD_ASSIGN_OR_RETURN(scorer.device, ParseDevice(config_.device));
   const bool python = config_.backend == "python";
   // The children's own PyTorch tells whether their device is there.

@@ -27,8 +27,10 @@ namespace siftd {
 
 class Worker final : public DecidedPort {
  public:
-  // Loads the scorer, binds the endpoints. REQUIRES: config.Validate().ok()
-  static Result<std::unique_ptr<Worker>> Create(const WorkerConfig& config, Log log);
+  // Loads the scorer, binds the endpoints. `load`: what runs the scorer archive in LibTorch's place
+  // (benchmarks). REQUIRES: config.Validate().ok()
+  static Result<std::unique_ptr<Worker>> Create(const WorkerConfig& config, Log log,
+                                                ReplicaLoader load = {});
   ~Worker() override;
 
   const std::string& endpoint() const { return router_->BoundEndpoint(); }
@@ -42,7 +44,7 @@ class Worker final : public DecidedPort {
 
  private:
   Worker(const WorkerConfig& config, Log log);
-  Status Start();
+  Status Start(ReplicaLoader load);
   void Receive(MonoTime now);
   void TakeResults(MonoTime now);
   void Act(MonoTime now);

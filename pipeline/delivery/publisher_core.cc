@@ -13,28 +13,28 @@ constexpr int kCorruptTransfers = 2;  // of one worker, before a version counts 
 
 using SnapshotPtr = std::shared_ptr<const ModelSnapshot>;
 
+// As Welcome names an artifact: lower-case hexadecimal.
+std::string Hexadecimal(const std::string& bytes) {
+  constexpr std::string_view kDigits = "0123456789abcdef";
+  std::string out;
+  for (const char c : bytes) {
+    const auto byte = static_cast<unsigned char>(c);
+    out += {kDigits[byte >> 4U], kDigits[byte & 15U]};
+  }
+  return out;
+}
+
 }  // namespace
 
 struct PublisherCore::Impl final : ClientLinks::Owner {
   explicit Impl(PublisherCoreOptions o)
       : options(std::move(o)), links(this, options.incarnation, options.hello_deadline) {}
 
-  Hello MakeHello() override;
-  Heartbeat MakeHeartbeat(MonoTime now) override;
-  void OnOpened(std::size_t w, const Welcome& welcome, MonoTime now) override;
-  void OnLost(std::size_t w, MonoTime now) override;
-  void OnSessionMessage(std::size_t w, Message& message, MonoTime now) override;
-
-  void OnAck(std::size_t w, ModelAck& m, MonoTime now);
-  SnapshotPtr Next(std::size_t w) const;
-  void Pump(std::size_t w, MonoTime now);
-  void PumpChunks(std::size_t w, MonoTime now);
-  void Report(std::size_t w, std::uint64_t version, ErrorCode code, std::string text);
-
   struct Peer {
     std::uint64_t applied = 0;  // version of this run in force
     bool needs_artifact = false;
     bool takes_artifact = false;
+    std::string artifact_sha256;  // that it has
     std::uint64_t refused = 0;  // newest version that it refused
     int corrupt = 0;
     SnapshotPtr sending;
@@ -44,12 +44,26 @@ struct PublisherCore::Impl final : ClientLinks::Owner {
     MonoTime progress{};
   };
 
+  Hello MakeHello() override;
+  Heartbeat MakeHeartbeat(MonoTime now) override;
+  void OnOpened(std::size_t w, const Welcome& welcome, MonoTime now) override;
+  void OnLost(std::size_t w, MonoTime now) override;
+  void OnSessionMessage(std::size_t w, Message& message, MonoTime now) override;
+
+  void OnAck(std::size_t w, ModelAck& m, MonoTime now);
+  bool LacksArtifact(const Peer& peer) const;
+  SnapshotPtr Next(std::size_t w) const;
+  void Pump(std::size_t w, MonoTime now);
+  void PumpChunks(std::size_t w, MonoTime now);
+  void Report(std::size_t w, std::uint64_t version, ErrorCode code, std::string text);
+
   const PublisherCoreOptions options;
   ClientLinks links;
   std::vector<Peer> peers;
   SnapshotPtr newest;
   SnapshotPtr newest_full;
   SnapshotPtr artifact;
+  std::string artifact_sha256;  // of `artifact`
   std::uint64_t step = 0;
   std::vector<PublisherActions::Applied> applied;
 };
@@ -115,6 +129,7 @@ void PublisherCore::Impl::OnOpened(std::size_t w, const Welcome& welcome, MonoTi
   peers[w].applied = welcome.run == options.run ? welcome.model_version : 0;
   peers[w].needs_artifact = welcome.needs_artifact;
   peers[w].takes_artifact = welcome.artifact_upload;
+  peers[w].artifact_sha256 = welcome.artifact_sha256;
   if (welcome.needs_artifact && !welcome.artifact_upload) {
     Report(w, 0, ErrorCode::kArtifactRefused,
            "it has no scorer of this job and takes none over the wire: start it with the "
@@ -154,6 +169,8 @@ void PublisherCore::Impl::OnAck(std::size_t w, ModelAck& m, MonoTime now) {
     case ModelState::kApplied:
       if (is_artifact) {
         peer.needs_artifact = false;
+        peer.artifact_sha256 = artifact_sha256;
+        peer.applied = 0;  // its weights are the archive's
       } else {
         peer.applied = m.version;
       }
@@ -179,9 +196,16 @@ void PublisherCore::Impl::OnAck(std::size_t w, ModelAck& m, MonoTime now) {
   Pump(w, now);
 }
 
+// A worker that served another job may still have that one's, and say that it needs none. One that
+// takes none over the wire is tried with its own.
+bool PublisherCore::Impl::LacksArtifact(const Peer& peer) const {
+  const bool others = artifact != nullptr && peer.artifact_sha256 != artifact_sha256;
+  return peer.needs_artifact || (others && peer.takes_artifact);
+}
+
 SnapshotPtr PublisherCore::Impl::Next(std::size_t w) const {
   const Peer& peer = peers[w];
-  if (peer.needs_artifact) return peer.takes_artifact ? artifact : nullptr;
+  if (LacksArtifact(peer)) return peer.takes_artifact ? artifact : nullptr;
   const auto lacks = [&](const SnapshotPtr& s) {
     return s != nullptr && s->begin.version > peer.applied && s->begin.version > peer.refused;
   };
@@ -239,6 +263,7 @@ void PublisherCore::Offer(std::shared_ptr<const ModelSnapshot> snapshot, MonoTim
 
 void PublisherCore::SetArtifact(std::shared_ptr<const ModelSnapshot> artifact, MonoTime now) {
   impl_->artifact = std::move(artifact);
+  impl_->artifact_sha256 = Hexadecimal(impl_->artifact->begin.sha256);
   for (std::size_t w = 0; w < impl_->peers.size(); ++w) impl_->Pump(w, now);
 }
 
@@ -268,7 +293,7 @@ std::string PublisherCore::WaitingFor(MonoTime now) const {
   std::string text;
   for (std::size_t w = 0; w < m.peers.size(); ++w) {
     const Impl::Peer& peer = m.peers[w];
-    if (!m.links.open(w) || (peer.sending == nullptr && !peer.needs_artifact)) continue;
+    if (!m.links.open(w) || (peer.sending == nullptr && !m.LacksArtifact(peer))) continue;
     if (!text.empty()) text += ", ";
     text += m.links.name(w);
     if (peer.sending == nullptr) {

@@ -129,7 +129,9 @@ bool WorkerCore::Impl::CheckJob(PeerHandle from, const Hello& hello) {
 }
 
 bool WorkerCore::Impl::CheckLoader(PeerHandle from, const Hello& hello) {
-  const bool new_run = hello.has_job_spec && hello.run > run;
+  // After the last rank's Goodbye the loaders of the next job may come before its trainer.
+  const bool over = world != 0 && done_ranks.size() >= world;
+  const bool new_run = over || (hello.has_job_spec && hello.run > run);
   if (!new_run && loader_count != 0 && hello.loader_count != loader_count) {
     Refuse(from, hello.session, ErrorCode::kJobMismatch,
            "loader_count is " + std::to_string(hello.loader_count) + "; this job has " +

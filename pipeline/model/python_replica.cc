@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <condition_variable>
 #include <mutex>
+#include <string_view>
+#include <unordered_set>
 #include <utility>
 
 #include "pipeline/model/python_frames.h"
@@ -21,10 +23,10 @@ using Weights = std::shared_ptr<const WeightsVersion>;
 WeightsVersion Merged(const WeightsVersion& base, const WeightsVersion& delta) {
   WeightsVersion all = delta;
   all.kind = ModelKind::kFull;
+  std::unordered_set<std::string_view> changed;
+  for (const Tensor& tensor : delta.tensors) changed.insert(tensor.name);
   for (const Tensor& tensor : base.tensors) {
-    const auto same = [&](const Tensor& t) { return t.name == tensor.name; };
-    if (std::none_of(delta.tensors.begin(), delta.tensors.end(), same))
-      all.tensors.push_back(tensor);
+    if (!changed.contains(tensor.name)) all.tensors.push_back(tensor);
   }
   return all;
 }

@@ -116,9 +116,15 @@ Scorer::Scorer(const ScorerOptions& options) : impl_(std::make_unique<Impl>(opti
 Scorer::~Scorer() { Close(); }
 
 Status Scorer::LoadArtifact(const Frame& archive, ArtifactManifest manifest) {
+  const ScorerOptions& options = impl_->options;
+  if (options.load) {
+    SIFTD_ASSIGN_OR_RETURN(auto replica, options.load(archive, std::move(manifest)));
+    Use(std::move(replica));
+    return OkStatus();
+  }
   SIFTD_ASSIGN_OR_RETURN(auto replica,
-                         JitReplica::Load(archive, std::move(manifest), impl_->options.device,
-                                          impl_->options.refuse_non_finite, impl_->options.cost));
+                         JitReplica::Load(archive, std::move(manifest), options.device,
+                                          options.refuse_non_finite, options.cost));
   Use(std::move(replica));
   return OkStatus();
 }

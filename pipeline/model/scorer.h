@@ -4,6 +4,7 @@
 // before there is one. Close: from the owner.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -16,12 +17,17 @@
 
 namespace siftd {
 
+// Makes a replica out of a scorer archive and the manifest in it.
+using ReplicaLoader = std::function<Result<std::shared_ptr<Replica>>(const Frame& archive,
+                                                                     ArtifactManifest manifest)>;
+
 struct ScorerOptions {
   DeviceName device;
   int lanes = 1;    // forwards at a time
   int threads = 1;  // LibTorch's threads of each lane
   bool refuse_non_finite = true;
-  ScoreCost cost;
+  ScoreCost cost;      // of a JitReplica
+  ReplicaLoader load;  // of LoadArtifact; empty: a JitReplica
 };
 
 class Scorer final : public ScorerPort {
@@ -30,8 +36,8 @@ class Scorer final : public ScorerPort {
   explicit Scorer(const ScorerOptions& options);
   ~Scorer() override;
 
-  // A TorchScript scorer. Takes the place of an earlier replica; on error that one stays. An error
-  // also says what options.cost asks for and this scorer can't do.
+  // Takes the place of an earlier replica; on error that one stays. An error also says what
+  // options.cost asks for and this scorer can't do.
   Status LoadArtifact(const Frame& archive, ArtifactManifest manifest);
   void Use(std::shared_ptr<Replica> replica);
   std::optional<UpdateError> Update(const WeightsVersion& weights);

@@ -192,6 +192,29 @@ TEST_F(PublisherCoreTest, TheArtifactGoesFirstWhereItMay) {
   EXPECT_FALSE(d->Next<ModelBegin>(1));
 }
 
+// A bug once: a pool that is used again went on scoring with the job's before.
+TEST_F(PublisherCoreTest, AWorkerWithAnotherJobsArtifactGetsThisOne) {
+  Make(3);
+  auto artifact = std::make_shared<ModelSnapshot>(*Snapshot(0, ModelKind::kArtifact));
+  artifact->begin.sha256 = "\x01\xab";
+  core->SetArtifact(artifact, d->now);
+  Offer(Snapshot(1));
+  Welcome welcome;
+  welcome.artifact_upload = true;
+  welcome.artifact_sha256 = "cdef";
+  d->Say(0, welcome);
+  EXPECT_EQ(d->Next<ModelBegin>(0)->kind, ModelKind::kArtifact);
+  Ack(0, 0, ModelState::kApplied);
+  EXPECT_EQ(d->Next<ModelBegin>(0)->version, 1u);
+  welcome.artifact_sha256 = "01ab";
+  d->Say(1, welcome);
+  EXPECT_EQ(d->Next<ModelBegin>(1)->kind, ModelKind::kFull) << "it has it";
+  welcome.artifact_sha256 = "cdef";
+  welcome.artifact_upload = false;
+  d->Say(2, welcome);
+  EXPECT_EQ(d->Next<ModelBegin>(2)->kind, ModelKind::kFull) << "it takes no other";
+}
+
 TEST_F(PublisherCoreTest, ATransferWithoutAnswersEndsTheSession) {
   Make(1);
   d->Open(0);
