@@ -5,6 +5,7 @@
 
 #include <array>
 #include <atomic>
+#include <optional>
 #include <shared_mutex>
 #include <unordered_map>
 
@@ -21,6 +22,7 @@ namespace {
 struct WeightSet {
   mutable std::shared_mutex mu;
   torch::jit::Module module;
+  std::optional<torch::jit::Module> optimized;        // runs in its place
   std::unordered_map<std::string, at::Tensor> state;  // by StateEntry::name
   std::uint64_t version = 0;
   std::uint64_t step = 0;
@@ -55,9 +57,14 @@ struct JitReplica::Impl {
   at::Device device{at::kCPU};
   bool refuse_non_finite = true;
   ScoreCost cost;
+  Frame archive;  // kept with cost.optimized
   std::array<WeightSet, 2> sets;
   std::atomic<int> current{0};
 
+  // Makes what runs in the place of `set`'s module, where there is such. Throws what LibTorch does.
+  void Optimize(WeightSet* set) const {
+    if (cost.optimized) set->optimized = Optimized(archive, set->module);
+  }
   at::Tensor Collate(const std::vector<ScoredBatchPtr>& batches, const TensorSpec& spec,
                      std::int64_t rows) const;
   Result<std::vector<at::Tensor>> Columns(const c10::IValue& output, std::int64_t rows) const;
@@ -78,6 +85,7 @@ Result<std::unique_ptr<JitReplica>> JitReplica::Load(const Frame& archive,
   impl->device = at::Device(ToString(device));
   impl->refuse_non_finite = refuse_non_finite;
   impl->cost = cost;
+  if (cost.optimized) impl->archive = archive;
   try {
     WeightSet& first = impl->sets[0];
     first.module = torch::jit::load(std::make_shared<MemoryReader>(archive), impl->device);
@@ -92,8 +100,14 @@ Result<std::unique_ptr<JitReplica>> JitReplica::Load(const Frame& archive,
     SIFTD_RETURN_IF_ERROR(BindState(impl->manifest, &set));
     if (cost.bf16) WeightsAsBf16(&set.module);
   }
-  SIFTD_RETURN_IF_ERROR(
-      TryCost(archive, impl->manifest, impl->device, cost, &impl->sets[0].module));
+  try {
+    WeightSet& first = impl->sets[0];
+    impl->Optimize(&first);
+    SIFTD_RETURN_IF_ERROR(TryCost(archive, impl->manifest, impl->device, cost,
+                                  first.optimized ? &*first.optimized : &first.module));
+  } catch (const std::exception& e) {
+    return InvalidArgument("cannot optimize the scorer: " + Cause(e));
+  }
   return std::unique_ptr<JitReplica>(new JitReplica(std::move(impl)));
 }
 
@@ -113,6 +127,7 @@ std::optional<UpdateError> JitReplica::Update(const WeightsVersion& weights) {
       for (const auto& [name, tensor] : active.state) idle.state.at(name).copy_(tensor);
     }
     for (const Tensor& tensor : weights.tensors) idle.state.at(tensor.name).copy_(ViewAten(tensor));
+    impl_->Optimize(&idle);
     idle.version = weights.version;
     idle.step = weights.step;
   } catch (const std::exception& e) {
@@ -187,7 +202,8 @@ Status JitReplica::Score(const std::vector<ScoredBatchPtr>& batches) {
     const Bf16Scope scope(impl_->cost.bf16, impl_->device.type());
     // forward() is not const, yet runs the graph without changing the module.
     const c10::IValue output =
-        const_cast<torch::jit::Module&>(set->module).forward(std::move(inputs));
+        const_cast<torch::jit::Module&>(set->optimized ? *set->optimized : set->module)
+            .forward(std::move(inputs));
     SIFTD_ASSIGN_OR_RETURN(const std::vector<at::Tensor> columns, impl_->Columns(output, rows));
     std::int64_t at = 0;
     for (const ScoredBatchPtr& batch : batches) {

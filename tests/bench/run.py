@@ -22,7 +22,7 @@ import report
 from measure import Options, Result
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("step", "select", "graph", "wire")
+PARTS = ("step", "select", "graph", "wire", "scores")
 
 
 def host() -> dict[str, Any]:
