@@ -53,6 +53,8 @@ void ConfigFlags::AddTo(CLI::App* c) {
   Add(c, "--score-dtype", &W::score_dtype, "float32, or bf16: cheaper scores, a little less exact");
   Add(c, "--score-resolution", &W::score_resolution,
       "Scale larger image inputs to N x N for scoring; 0 = as they come");
+  Add(c, "--score-optimize", &W::score_optimize,
+      "Fold and fuse the scorer for this CPU at each version: faster convolutions");
   Add(c, "--max-batch-age-ms", &W::max_batch_age_ms, "A small batch waits this long for others");
   Add(c, "--max-inflight", &W::max_inflight, "Batches in the flow graph at most");
   Add(c, "--graph-threads", &W::graph_threads, "Threads of the flow graph");

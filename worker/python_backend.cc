@@ -13,7 +13,8 @@ Duration BatchDeadline(const WorkerConfig& config) {
 }
 
 ScoreCost CostOf(const WorkerConfig& config) {
-  return {config.score_dtype == "bf16", static_cast<int>(config.score_resolution)};
+  return {config.score_dtype == "bf16", config.score_optimize,
+          static_cast<int>(config.score_resolution)};
 }
 
 Result<std::shared_ptr<PythonReplica>> StartPythonReplica(const WorkerConfig& config,

@@ -26,7 +26,7 @@ class ScorerPort {
   virtual ~ScorerPort() = default;
   // Fills scores, model_version, model_step and times of each batch, or sets decision to kRejected,
   // then calls `done` exactly once, on a lane thread; also after Close (then rejected with
-  // kDraining). Never blocks. Any thread.
+  // kDraining), and looks at the group no more. Never blocks. Any thread.
   virtual void Submit(ScoreGroupPtr group, std::function<void(ScoreGroupPtr)> done) = 0;
   // Inputs of the scorer in force, or an error that says why there is none.
   virtual Status CheckInputs(const std::vector<Tensor>& tensors) const = 0;

@@ -26,33 +26,24 @@ bool Batcher::Fits(const ScoredBatch& batch) const {
          SameInputs(open_->batches.front()->candidates, batch.candidates);
 }
 
-void Batcher::CloseOpen(std::vector<ScoreGroupPtr>* out) {
-  if (open_ != nullptr) out->push_back(std::exchange(open_, nullptr));
-}
-
-std::vector<ScoreGroupPtr> Batcher::Add(ScoredBatchPtr batch, MonoTime now) {
-  std::vector<ScoreGroupPtr> ready;
+void Batcher::Add(ScoredBatchPtr batch, MonoTime now, std::vector<ScoreGroupPtr>* ready) {
   const bool alone = batch->candidates.suspect;
-  if (open_ != nullptr && (alone || !Fits(*batch))) CloseOpen(&ready);
+  if (open_ != nullptr && (alone || !Fits(*batch))) Flush(ready);
   if (open_ == nullptr) {
-    open_ = std::make_shared<ScoreGroup>();
+    open_ = make_();
     opened_ = now;
   }
   open_->rows += Rows(*batch);
   open_->batches.push_back(std::move(batch));
-  if (alone || open_->rows >= options_.max_rows) CloseOpen(&ready);
-  return ready;
+  if (alone || open_->rows >= options_.max_rows) Flush(ready);
 }
 
-std::vector<ScoreGroupPtr> Batcher::Tick(MonoTime now) {
-  if (open_ != nullptr && now - opened_ >= options_.max_age) return Flush();
-  return {};
+void Batcher::Tick(MonoTime now, std::vector<ScoreGroupPtr>* ready) {
+  if (open_ != nullptr && now - opened_ >= options_.max_age) Flush(ready);
 }
 
-std::vector<ScoreGroupPtr> Batcher::Flush() {
-  std::vector<ScoreGroupPtr> ready;
-  CloseOpen(&ready);
-  return ready;
+void Batcher::Flush(std::vector<ScoreGroupPtr>* ready) {
+  if (open_ != nullptr) ready->push_back(std::exchange(open_, nullptr));
 }
 
 }  // namespace siftd

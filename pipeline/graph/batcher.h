@@ -4,6 +4,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "pipeline/base/clock.h"
@@ -18,22 +21,27 @@ struct BatcherOptions {
 
 class Batcher {
  public:
-  explicit Batcher(const BatcherOptions& options) : options_(options) {}
+  // `make`: gives an empty group.
+  explicit Batcher(
+      const BatcherOptions& options,
+      std::function<ScoreGroupPtr()> make = [] { return std::make_shared<ScoreGroup>(); })
+      : options_(options), make_(std::move(make)) {}
 
-  // Groups that became ready. A suspect batch is always a group by itself.
-  std::vector<ScoreGroupPtr> Add(ScoredBatchPtr batch, MonoTime now);
+  // Each appends the groups that became ready, at most two, to `ready`.
+  // A suspect batch is always a group by itself.
+  void Add(ScoredBatchPtr batch, MonoTime now, std::vector<ScoreGroupPtr>* ready);
   // The group that is being filled, if it is old enough.
-  std::vector<ScoreGroupPtr> Tick(MonoTime now);
+  void Tick(MonoTime now, std::vector<ScoreGroupPtr>* ready);
   // Whatever is being filled.
-  std::vector<ScoreGroupPtr> Flush();
+  void Flush(std::vector<ScoreGroupPtr>* ready);
 
   bool empty() const { return open_ == nullptr; }
 
  private:
   bool Fits(const ScoredBatch& batch) const;
-  void CloseOpen(std::vector<ScoreGroupPtr>* out);
 
   const BatcherOptions options_;
+  const std::function<ScoreGroupPtr()> make_;
   ScoreGroupPtr open_;
   MonoTime opened_{};
 };

@@ -11,6 +11,7 @@
 #include <utility>
 #include <variant>
 
+#include "pipeline/graph/group_pool.h"
 #include "pipeline/graph/stage_clock.h"
 
 namespace siftd {
@@ -80,7 +81,7 @@ struct SiftGraph::Impl {
         scorer(s),
         select_fn(std::move(f)),
         decided(d),
-        batcher(o.batcher),
+        batcher(o.batcher, [this] { return groups.Take(); }),
         parallelism(oneapi::tbb::global_control::max_allowed_parallelism,
                     static_cast<std::size_t>(o.threads) + 1) {}
 
@@ -96,10 +97,13 @@ struct SiftGraph::Impl {
   ScorerPort* const scorer;
   const SelectFn select_fn;
   DecidedPort* const decided;
-  Batcher batcher;  // the batcher node's alone
+  GroupPool groups;
+  Batcher batcher;                   // the batcher node's alone
+  std::vector<ScoreGroupPtr> ready;  // the batcher node's alone; scratch
   std::atomic<std::int64_t> inflight{0};
   std::atomic<std::int64_t> before_batcher{0};  // admitted and not yet in the batcher
   std::atomic<std::int64_t> scoring{0};         // groups at the scorer
+  std::atomic<bool> filling{false};             // the batcher holds a group that may have to go
   std::atomic<bool> closed{false};
   StageClock decode_clock{"decode"};
   StageClock score_clock{"score"};
@@ -179,29 +183,34 @@ void SiftGraph::Impl::Decode(const ScoredBatchPtr& b, DecodeNode::output_ports_t
 }
 
 void SiftGraph::Impl::Batch(const BatcherInput& in, BatcherNode::output_ports_type& out) {
-  std::vector<ScoreGroupPtr> ready;
+  ready.clear();
   if (const auto* b = std::get_if<ScoredBatchPtr>(&in)) {
     before_batcher.fetch_sub(1);
     if (Unscored(**b)) {
-      auto group = std::make_shared<ScoreGroup>();
+      ScoreGroupPtr group = groups.Take();
       group->batches.push_back(*b);
       select_clock.Enter();
       std::get<1>(out).try_put(SelectInput(std::move(group)));
     } else {
-      ready = batcher.Add(*b, Now());
+      batcher.Add(*b, Now(), &ready);
     }
   } else {
-    ready = batcher.Tick(Now());
+    batcher.Tick(Now(), &ready);
   }
   // Nobody else to wait for and an idle scorer: waiting would only add delay.
+  // `filling` is set before `scoring` is read: either this body sees the scorer idle, or the scorer
+  // sees that something waits.
+  filling.store(!batcher.empty());
   if (ready.empty() && !batcher.empty() && before_batcher.load() == 0 && scoring.load() == 0) {
-    ready = batcher.Flush();
+    batcher.Flush(&ready);
+    filling.store(false);
   }
   for (ScoreGroupPtr& group : ready) {
     scoring.fetch_add(1);
     for (std::size_t i = 0; i < group->batches.size(); ++i) score_clock.Enter();
     std::get<0>(out).try_put(group);
   }
+  ready.clear();
 }
 
 void SiftGraph::Impl::Score(const ScoreGroupPtr& group, ScoreNode::gateway_type& gateway) {
@@ -212,7 +221,8 @@ void SiftGraph::Impl::Score(const ScoreGroupPtr& group, ScoreNode::gateway_type&
       select_clock.Enter();
     }
     gateway.try_put(SelectInput(std::move(done)));
-    if (scoring.fetch_sub(1) == 1) batch->try_put(TickToken{});  // idle now: what waits may go
+    if (scoring.fetch_sub(1) == 1 && filling.load())
+      batch->try_put(TickToken{});  // idle now: what waits may go
     gateway.release_wait();
   });
 }
@@ -222,13 +232,15 @@ void SiftGraph::Impl::Select(const SelectInput& in, SelectNode::output_ports_typ
     (**f)();
     return;
   }
-  for (const ScoredBatchPtr& b : std::get<ScoreGroupPtr>(in)->batches) {
+  const ScoreGroupPtr& group = std::get<ScoreGroupPtr>(in);
+  for (const ScoredBatchPtr& b : group->batches) {
     const MonoTime begin = Now();
     Guard(*b, "select", [&] { select_fn(*b); });
     select_clock.Leave({}, Now() - begin);
     emit_clock.Enter();
     std::get<0>(out).try_put(b);
   }
+  groups.Give(group);
 }
 
 int SiftGraph::Impl::Finish(const ScoredBatchPtr& b) {
@@ -261,7 +273,7 @@ void SiftGraph::Submit(ScoredBatchPtr batch) {
 }
 
 void SiftGraph::Tick() {
-  if (!impl_->closed) impl_->batch->try_put(TickToken{});
+  if (!impl_->closed && impl_->filling.load()) impl_->batch->try_put(TickToken{});
 }
 
 void SiftGraph::RunInSelect(std::function<void()> f) {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <string>
+#include <unordered_map>
 
 #include "pipeline/model/memory_reader.h"
 #include "pipeline/model/tensor_convert.h"
@@ -64,6 +65,7 @@ std::string Asked(const ScoreCost& cost) {
   if (cost.resolution > 0) {
     text += (text.empty() ? "" : ", ") + ("score_resolution is " + std::to_string(cost.resolution));
   }
+  if (cost.optimized) text += (text.empty() ? "" : ", ") + std::string("score_optimize is true");
   return text;
 }
 
@@ -86,6 +88,18 @@ void WeightsAsBf16(torch::jit::Module* module) {
   const torch::NoGradGuard no_grad;
   for (at::Tensor tensor : module->parameters()) tensor.set_data(AsBf16(tensor));
   for (at::Tensor tensor : module->buffers()) tensor.set_data(AsBf16(tensor));
+}
+
+torch::jit::Module Optimized(const Frame& archive, const torch::jit::Module& of) {
+  const torch::NoGradGuard no_grad;
+  torch::jit::Module fresh = torch::jit::load(std::make_shared<MemoryReader>(archive), at::kCPU);
+  fresh.eval();
+  std::unordered_map<std::string, at::Tensor> values;
+  for (const auto& p : of.named_parameters()) values.emplace(p.name, p.value);
+  for (const auto& b : of.named_buffers()) values.emplace(b.name, b.value);
+  for (const auto& p : fresh.named_parameters()) p.value.copy_(values.at(p.name));
+  for (const auto& b : fresh.named_buffers()) b.value.copy_(values.at(b.name));
+  return torch::jit::optimize_for_inference(fresh);
 }
 
 Bf16Scope::Bf16Scope(bool on, at::DeviceType device) : on_(on), device_(device) {

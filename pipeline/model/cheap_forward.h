@@ -18,6 +18,11 @@ at::Tensor AsBf16(const at::Tensor& tensor);
 // All parameters and buffers so, in place. An archive's constants stay as they were traced.
 void WeightsAsBf16(torch::jit::Module* module);
 
+// The scorer of `archive` with the parameters and buffers of `of`, frozen, folded and fused for
+// this CPU. Loaded anew, since what is frozen out of a module lives as long as that does: a copy of
+// all weights for each version. Throws what LibTorch throws.
+torch::jit::Module Optimized(const Frame& archive, const torch::jit::Module& of);
+
 // Operators cast to bfloat16 what meets such weights, and compute losses in float32, on this thread
 // while it lives. Its cache is off: weights change under it.
 class Bf16Scope {

@@ -6,6 +6,7 @@
 #include <array>
 #include <atomic>
 #include <mutex>
+#include <optional>
 #include <shared_mutex>
 
 #include "pipeline/model/cheap_forward.h"
@@ -60,6 +61,7 @@ struct JitReplica::Impl {
   at::Device device{at::kCPU};
   bool refuse_non_finite = true;
   ScoreCost cost;
+  Frame archive;  // kept with cost.optimized
   std::array<WeightSet, 2> sets;
   std::atomic<int> current{0};
   std::optional<InputStage> stage;
@@ -67,6 +69,10 @@ struct JitReplica::Impl {
   std::mutex mu;
   std::vector<std::unique_ptr<Lane>> idle_lanes;  // guarded by mu
 
+  // Makes what runs in the place of `set`'s module, where there is such. Throws what LibTorch does.
+  void Optimize(WeightSet* set) const {
+    if (cost.optimized) set->optimized = Optimized(archive, set->module);
+  }
   std::unique_ptr<Lane> TakeLane();
   void Return(std::unique_ptr<Lane> lane);
   Status Forward(const std::vector<ScoredBatchPtr>& batches, Lane* lane);
@@ -106,6 +112,7 @@ Result<std::unique_ptr<JitReplica>> JitReplica::Load(const Frame& archive,
   impl->device = at::Device(ToString(device));
   impl->refuse_non_finite = refuse_non_finite;
   impl->cost = cost;
+  if (cost.optimized) impl->archive = archive;
   try {
     WeightSet& first = impl->sets[0];
     first.module = torch::jit::load(std::make_shared<MemoryReader>(archive), impl->device);
@@ -120,14 +127,17 @@ Result<std::unique_ptr<JitReplica>> JitReplica::Load(const Frame& archive,
     SIFTD_RETURN_IF_ERROR(set.Bind(impl->manifest));
     if (cost.bf16) WeightsAsBf16(&set.module);
   }
-  SIFTD_RETURN_IF_ERROR(
-      TryCost(archive, impl->manifest, impl->device, cost, &impl->sets[0].module));
   try {
-    impl->stage.emplace(impl->manifest, impl->sets[0].module, impl->device);
+    WeightSet& first = impl->sets[0];
+    impl->Optimize(&first);
+    torch::jit::Module& runs = first.optimized ? *first.optimized : first.module;
+    SIFTD_RETURN_IF_ERROR(TryCost(archive, impl->manifest, impl->device, cost, &runs));
+    impl->stage.emplace(impl->manifest, runs, impl->device);
     impl->updates.emplace(impl->device, DeviceStream::Priority::kNormal);
     impl->Return(impl->TakeLane());
   } catch (const std::exception& e) {
-    return Internal("cannot prepare device '" + ToString(device) + "': " + Cause(e));
+    return InvalidArgument("cannot prepare the scorer for device '" + ToString(device) +
+                           "': " + Cause(e));
   }
   return std::unique_ptr<JitReplica>(new JitReplica(std::move(impl)));
 }
@@ -148,6 +158,7 @@ std::optional<UpdateError> JitReplica::Update(const WeightsVersion& weights) {
     if (weights.kind == ModelKind::kDelta) CopyWeights(active, &stream, &idle);
     WriteWeights(weights, impl_->device, &stream, &idle);
     stream.Wait();
+    impl_->Optimize(&idle);
     idle.version = weights.version;
     idle.step = weights.step;
   } catch (const std::exception& e) {
@@ -207,7 +218,8 @@ Status JitReplica::Impl::Forward(const std::vector<ScoredBatchPtr>& batches, Lan
     std::vector<c10::IValue> inputs;
     for (const at::Tensor& input : staged) inputs.emplace_back(Cheap(input, cost));
     // forward() is not const, yet runs the graph without changing the module.
-    output = const_cast<torch::jit::Module&>(set->module).forward(std::move(inputs));
+    const torch::jit::Module& runs = set->optimized ? *set->optimized : set->module;
+    output = const_cast<torch::jit::Module&>(runs).forward(std::move(inputs));
     SIFTD_ASSIGN_OR_RETURN(scores, Columns(output, rows));
     done.Wait();
   }

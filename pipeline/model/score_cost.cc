@@ -6,6 +6,7 @@ namespace siftd {
 std::string ToString(const ScoreCost& cost) {
   std::string text;
   if (cost.bf16) text += ", bf16";
+  if (cost.optimized) text += ", optimized";
   if (cost.resolution > 0) {
     const std::string n = std::to_string(cost.resolution);
     text += ", images at " + n + " x " + n;

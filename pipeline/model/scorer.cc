@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <deque>
+#include <iterator>
 #include <mutex>
 #include <utility>
 #include <vector>
@@ -78,9 +79,12 @@ struct Scorer::Impl {
       }
       return;
     }
-    std::vector<ScoredBatchPtr> parts;
-    parts.reserve(group.batches.size());
-    for (const ScoredBatchPtr& batch : group.batches) parts.push_back(ToScore(batch));
+    std::vector<ScoredBatchPtr> cut;  // where rows have prior scores
+    const bool some = std::any_of(group.batches.begin(), group.batches.end(),
+                                  [](const auto& b) { return !b->candidates.prior_score.empty(); });
+    if (some)
+      std::transform(group.batches.begin(), group.batches.end(), std::back_inserter(cut), ToScore);
+    const std::vector<ScoredBatchPtr>& parts = some ? cut : group.batches;
     const Status status = r->Score(parts);
     if (status.ok()) {
       for (std::size_t i = 0; i < parts.size(); ++i) TakeScores(*parts[i], group.batches[i].get());

@@ -6,6 +6,7 @@
 #include <torch/script.h>
 
 #include <cstdint>
+#include <optional>
 #include <shared_mutex>
 #include <string>
 #include <unordered_map>
@@ -19,6 +20,7 @@ namespace siftd {
 struct WeightSet {
   mutable std::shared_mutex mu;  // shared while a batch runs on it, exclusive while it is rewritten
   torch::jit::Module module;
+  std::optional<torch::jit::Module> optimized;        // runs in its place
   std::unordered_map<std::string, at::Tensor> state;  // by StateEntry::name
   std::uint64_t version = 0;
   std::uint64_t step = 0;

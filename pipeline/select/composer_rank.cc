@@ -21,8 +21,9 @@ void ComposerRankPolicy::Select(const PolicyInput& in, PolicyOutput* out) {
   order_.resize(n);
   key_.resize(n);
   std::iota(order_.begin(), order_.end(), 0u);
-  std::stable_sort(order_.begin(), order_.end(),
-                   [&](std::uint32_t a, std::uint32_t b) { return in.score[a] < in.score[b]; });
+  std::sort(order_.begin(), order_.end(), [&](std::uint32_t a, std::uint32_t b) {
+    return in.score[a] != in.score[b] ? in.score[a] < in.score[b] : a < b;
+  });
   const double power = 1.0 / keep_ - 1.0;
   for (std::size_t rank = 0; rank < n; ++rank) {
     const std::uint32_t row = order_[rank];

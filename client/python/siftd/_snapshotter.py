@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,7 +30,9 @@ class Snapshotter:
     def __init__(self, state: Sequence[Any], everywhere: bool = False) -> None:
         """`everywhere`: see siftd._sharded.full_tensors."""
         self._state, self._everywhere = list(state), everywhere
-        self._wanted = [(plain_name(e.name), torch.Size(e.shape)) for e in self._state]
+        self._names = [plain_name(e.name) for e in self._state]
+        self._shapes = [torch.Size(e.shape) for e in self._state]
+        self._places: _Places | None = None  # where the entries of the last model are, if it is not sharded
         self._bytes = [entry_bytes(e) for e in self._state]
         self._whole = _Part(self._state)
         self._moving: list[bool] | None = None  # which entries a DELTA over the base holds; None: there is no base
@@ -43,15 +45,14 @@ class Snapshotter:
         Raises ConfigError when the model is not the exported one.
         """
         try:
-            full, tensors = self._tensors(unwrap(model), wanted=True)
-            part = self._whole if full else self._delta
+            full, part, tensors = self._tensors(unwrap(model))
             data = part.copy(tensors)
+            if full:
+                (self._whole if self._moving is None else self._delta).make_ready(any(t.is_cuda for t in tensors))
         except BaseException:
             self._moving = None  # there may be no base
             raise
-        kind = wire_pb2.MODEL_KIND_FULL if full else wire_pb2.MODEL_KIND_DELTA
-        begin = model_begin(kind, run, version, step, part.total)
-        begin.manifest.extend(part.manifest)
+        begin = part.begin(wire_pb2.MODEL_KIND_FULL if full else wire_pb2.MODEL_KIND_DELTA, run, version, step)
         if full:
             begin.history.extend(history)
         return Snapshot(begin, [data], history)
@@ -60,21 +61,30 @@ class Snapshotter:
         """What a rank that does not publish does instead: its part of the collective, if there is one."""
         model = unwrap(model)
         if is_sharded(model):
-            self._tensors(model, wanted=False)
+            full = self._plan(self._checked(_by_name(model)), sharded=True)
+            full_tensors(model, frozen=full, everywhere=self._everywhere, wanted=False)
 
-    def _tensors(self, model: nn.Module, wanted: bool) -> tuple[bool, Mapping[str, torch.Tensor]]:
-        """Whether the next snapshot is FULL, and the tensors to take it from."""
-        local = {plain_name(n): t for n, t in (*model.named_parameters(), *model.named_buffers())}
-        sharded = is_sharded(model)
-        full = self._plan(self._checked(local), sharded)
-        if sharded:
-            return full, full_tensors(model, frozen=full, everywhere=self._everywhere, wanted=wanted)
-        return full, local
+    def _tensors(self, model: nn.Module) -> tuple[bool, _Part, list[torch.Tensor]]:
+        """Whether the next snapshot is FULL, its entries and the tensors to take them from."""
+        tensors = None if self._places is None else self._places.tensors(model)
+        if tensors is None:
+            self._places = None if is_sharded(model) else _Places(model, self._names)
+            tensors = self._checked(_by_name(model))
+        elif [t.shape for t in tensors] != self._shapes:
+            tensors = self._checked(_by_name(model))  # which says what is wrong
+        full = self._plan(tensors, sharded=self._places is None)
+        part = self._whole if full else self._delta
+        if self._places is None:
+            whole = full_tensors(model, frozen=full, everywhere=self._everywhere, wanted=True)
+            return full, part, [whole[name] for name in part.names]
+        if part is self._delta and self._moving is not None:
+            tensors = [t for t, moves in zip(tensors, self._moving, strict=True) if moves]
+        return full, part, tensors
 
-    def _checked(self, local: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+    def _checked(self, local: dict[str, torch.Tensor]) -> list[torch.Tensor]:
         """The entries' tensors. A shard's shape is the whole's, so all ranks fail before any waits for another."""
         tensors = []
-        for entry, (name, shape) in zip(self._state, self._wanted, strict=True):
+        for entry, name, shape in zip(self._state, self._names, self._shapes, strict=True):
             tensor = local.get(name)
             if tensor is None or tensor.shape != shape:
                 found = "nothing" if tensor is None else list(tensor.shape)
@@ -104,33 +114,83 @@ def _writes(tensor: torch.Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
 
 
+def _by_name(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {plain_name(n): t for n, t in (*model.named_parameters(), *model.named_buffers())}
+
+
+class _Places:
+    """Where a model keeps some tensors. To walk over a large model at each publish would hold the loop for longer than
+    the copy of a small one."""
+
+    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+        self._model = weakref.ref(model)
+        # Scripted modules have none of their own: they make some at each look.
+        homes = (d for m in model.modules() for d in (m._modules, m._parameters, m._buffers))
+        self._lasting = all(isinstance(home, dict) for home in homes)
+        if not self._lasting:
+            return
+        self._modules = [(m._modules, key, child) for m in model.modules() for key, child in m._modules.items()]
+        found: dict[str, tuple[Any, str]] = {}
+        for prefix, module in model.named_modules(remove_duplicate=False):
+            for holder in (module._parameters, module._buffers):
+                for key in holder:
+                    found.setdefault(plain_name(f"{prefix}.{key}" if prefix else key), (holder, key))
+        self._slots = [found.get(name) for name in names]
+        self._seen = [None if slot is None else slot[0].get(slot[1]) for slot in self._slots]
+
+    def tensors(self, model: nn.Module) -> list[torch.Tensor] | None:
+        """None: it is another model, or it was built anew in part since."""
+        if not self._lasting or self._model() is not model:
+            return None
+        if any(d.get(key) is not child for d, key, child in self._modules):
+            return None
+        now = [None if slot is None else slot[0].get(slot[1]) for slot in self._slots]
+        if any(t is None or t is not seen for t, seen in zip(now, self._seen, strict=True)):
+            return None
+        return now  # type: ignore[return-value]
+
+
 class _Part:
     """Some entries of a state and flat buffers for their bytes, used again once nothing sends from them."""
 
     def __init__(self, entries: Sequence[Any]) -> None:
-        self.manifest = [wire_pb2.TensorDesc(name=e.name, dtype=e.dtype, shape=e.shape) for e in entries]
-        self._names = [plain_name(e.name) for e in entries]
+        self._manifest = wire_pb2.ModelBegin()
+        self._manifest.manifest.extend(wire_pb2.TensorDesc(name=e.name, dtype=e.dtype, shape=e.shape) for e in entries)
+        self.names = [plain_name(e.name) for e in entries]
         self.total = sum(map(entry_bytes, entries))
         # Buffers whose bytes are still being sent are kept apart by a weak reference to their array.
         self._pool: list[tuple[torch.Tensor, list[torch.Tensor], weakref.ref[Any]]] = []
 
-    def copy(self, tensors: Mapping[str, torch.Tensor]) -> Bytes:
+    def begin(self, kind: int, run: int, version: int, step: int) -> Any:
+        begin = model_begin(kind, run, version, step, self.total)
+        begin.MergeFrom(self._manifest)
+        return begin
+
+    def copy(self, tensors: Sequence[torch.Tensor]) -> Bytes:
         """The entries' bytes, back to back."""
-        sources = [tensors[name].detach() for name in self._names]
-        flat, views = self._buffer()
-        if sources:
-            torch._foreach_copy_(views, sources)
+        free = next(((flat, views) for flat, views, user in self._pool if user() is None), None)
+        device = next((t.device for t in tensors if t.is_cuda), None)
+        flat, views = free or self._new(pinned=device is not None)
+        if tensors:
+            with torch.no_grad():
+                # Into pinned memory all copies are queued at once: the thread waits once, not for each tensor.
+                torch._foreach_copy_(views, list(tensors), device is not None)
+            if device is not None:
+                torch.cuda.current_stream(device).synchronize()
         array: Bytes = flat.numpy()
         self._pool = [(f, v, weakref.ref(array) if f is flat else r) for f, v, r in self._pool]
         return array
 
-    def _buffer(self) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        for flat, views, user in self._pool:
-            if user() is None:
-                return flat, views
-        flat = torch.empty(self.total, dtype=torch.uint8)
+    def make_ready(self, pinned: bool) -> None:
+        """A second buffer: the newest one is kept for workers that join. The first touch of its pages takes longer than
+        a copy."""
+        while len(self._pool) < 2:
+            self._new(pinned)[0].zero_()
+
+    def _new(self, pinned: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        flat = torch.empty(self.total, dtype=torch.uint8, pin_memory=pinned)
         views, at = [], 0
-        for desc in self.manifest:
+        for desc in self._manifest.manifest:
             size = entry_bytes(desc)
             # The exporter orders the entries by item size, so every offset is aligned.
             views.append(flat[at : at + size].view(torch_dtype(desc)).view(tuple(desc.shape)))

@@ -13,6 +13,7 @@ from typing import Any
 
 from siftd._client_core import ClientCore
 from siftd._ledger import IntervalSet
+from siftd._transport import Actions
 from siftd._wire import wire_pb2
 
 FullKey = tuple[int, int, int]  # (loader, pass, seq)
@@ -83,6 +84,8 @@ class TrainerCore(ClientCore):
         self._source: dict[FullKey, int] = {}
         self._epoch = 0  # world 1: the one in progress
         self._finished = False
+        self._joint: dict[tuple[int, Any], Any] = {}  # by worker and class: messages in _joint_in that more may join
+        self._joint_in: Actions | None = None
 
     # ------------------------------------------------------------ the owner
     def consumed(self, keys: list[FullKey], rows: int, now: float) -> None:
@@ -111,7 +114,8 @@ class TrainerCore(ClientCore):
             if g.received + allow > g.granted:
                 g.granted = g.received + allow
                 g.granted_bytes = max(g.granted_bytes, g.received_bytes + allow * self.options.max_batch_bytes)
-                self.send(worker, wire_pb2.Credit(batches=g.granted, bytes=g.granted_bytes), (), now)
+                credit = self._joined(worker, wire_pb2.Credit, now)
+                credit.batches, credit.bytes = g.granted, g.granted_bytes
 
     def is_decided(self, key: FullKey) -> bool:
         state = self.loaders[key[0]]
@@ -166,6 +170,7 @@ class TrainerCore(ClientCore):
 
     def on_lost(self, worker: int, now: float) -> None:
         self._grants[worker] = _Grant()
+        self._joint_in = None  # the next session has messages of its own
 
     def on_role_message(self, worker: int, message: Any, payload: list[memoryview], now: float) -> None:
         if getattr(message, "run", self.options.run) != self.options.run:
@@ -209,12 +214,25 @@ class TrainerCore(ClientCore):
                 self._source[key] = worker
             self.accepted.append((m, payload))
             self._close_passes(now)
-        ack = wire_pb2.Ack(run=self.options.run, kept=[kept])
-        ack.keys.loader.append(key[0])
-        getattr(ack.keys, "pass").append(key[1])
-        ack.keys.seq.append(key[2])
-        self.send(worker, ack, (), now)
+        ack = self._joined(worker, wire_pb2.Ack, now)
+        ack.run = self.options.run
+        ack.kept.append(kept)
+        keys = ack.keys
+        keys.loader.append(key[0])
+        getattr(keys, "pass").append(key[1])
+        keys.seq.append(key[2])
         self.grant(now)
+
+    def _joined(self, worker: int, cls: Any, now: float) -> Any:
+        """The worker's one Ack or Credit of what happens until the I/O thread takes the actions."""
+        if self._joint_in is not self.actions:
+            self._joint_in = self.actions
+            self._joint.clear()
+        message = self._joint.get((worker, cls))
+        if message is None:
+            message = self._joint[worker, cls] = cls()
+            self.send(worker, message, (), now)
+        return message
 
     def _on_end(self, worker: int, m: Any, now: float) -> None:
         number, state = getattr(m, "pass"), self.loaders[m.loader]

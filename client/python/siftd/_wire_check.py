@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import islice
+from operator import lt
 from typing import Any
-
-import numpy as np
 
 from siftd._wire_limits import LIMITS, WireError
 from siftd.v1 import wire_pb2
@@ -82,6 +82,8 @@ def _tensors(descs: Sequence[Any], payload: Sequence[memoryview], rows: int) -> 
     _most("tensor's length", len(descs), LIMITS.tensors)
     if len(payload) != len(descs):
         raise WireError("payload frames", len(payload), f"one for each tensor, {len(descs)}")
+    if _surely_sound(descs, payload, rows):
+        return
     used: set[int] = set()
     for i, desc in enumerate(descs):
         field = f"tensor[{i}]"
@@ -96,6 +98,25 @@ def _tensors(descs: Sequence[Any], payload: Sequence[memoryview], rows: int) -> 
             first = desc.shape[0] if desc.shape else "missing"
             raise WireError(f"{field}.shape[0]", first, f"the number of rows, {rows}")
     _unique("tensor", descs)
+
+
+def _surely_sound(descs: Sequence[Any], payload: Sequence[memoryview], rows: int) -> bool:
+    """True: the usual case, each tensor in its own frame, in order. False says nothing yet."""
+    names = set()
+    for i, desc in enumerate(descs):
+        name, dtype, shape = desc.name, desc.dtype, desc.shape[:]
+        if (
+            desc.frame != i
+            or 4 * len(name) > LIMITS.name_bytes
+            or not 1 <= dtype < len(_ITEM_BYTES)
+            or not 1 <= len(shape) <= LIMITS.rank
+            or shape[0] != rows
+            or min(shape) < 1
+            or math.prod(shape) * _ITEM_BYTES[dtype] != payload[i].nbytes
+        ):
+            return False
+        names.add(name)
+    return len(names) == len(descs)
 
 
 def _policy(policy: Any) -> None:
@@ -143,30 +164,32 @@ def _candidates(m: Any, payload: Sequence[memoryview]) -> None:
     _tensors(m.tensor, payload, rows)
 
 
-def _decision(d: Any) -> None:
+def _decision(d: Any) -> int:
+    """The number of kept rows."""
     _enum("decision.outcome", d.outcome, 1, 3, "Outcome")
     _enum("decision.code", d.code, 0, _LAST_ERROR_CODE, "ErrorCode")
     _text("decision.text", d.text, LIMITS.text_bytes)
     _text("decision.column", d.column, LIMITS.name_bytes)
-    _most("decision.rows", d.rows, LIMITS.rows)
-    kept = np.fromiter(d.kept, dtype=np.int64, count=len(d.kept))
-    _most("decision.kept's length", len(kept), d.rows)
-    wrong = kept >= d.rows
-    wrong[1:] |= kept[1:] <= kept[:-1]
-    if wrong.any():
-        i = int(wrong.argmax())
-        raise WireError(f"decision.kept[{i}]", int(kept[i]), f"ascending, below rows = {d.rows}")
-    full = {wire_pb2.OUTCOME_UNSIFTED: d.rows, wire_pb2.OUTCOME_REJECTED: 0}.get(d.outcome)
-    if full is not None and len(kept) != full:
-        raise WireError("decision.kept's length", len(kept), f"{full} with this outcome")
-    for field in ("score", "keep_probability", "percentile"):
-        _length(f"decision.{field}'s length", len(getattr(d, field)), d.rows)
-    _length("decision.weight's length", len(d.weight), len(kept))
+    rows, kept = d.rows, d.kept[:]
+    count = len(kept)
+    _most("decision.rows", rows, LIMITS.rows)
+    _most("decision.kept's length", count, rows)
+    if count and not (kept[-1] < rows and all(map(lt, kept, islice(kept, 1, None)))):
+        i = next(i for i, row in enumerate(kept) if row >= rows or (i > 0 and row <= kept[i - 1]))
+        raise WireError(f"decision.kept[{i}]", kept[i], f"ascending, below rows = {rows}")
+    if d.outcome != wire_pb2.OUTCOME_DECIDED:
+        full = rows if d.outcome == wire_pb2.OUTCOME_UNSIFTED else 0
+        if count != full:
+            raise WireError("decision.kept's length", count, f"{full} with this outcome")
+    _length("decision.score's length", len(d.score), rows)
+    _length("decision.keep_probability's length", len(d.keep_probability), rows)
+    _length("decision.percentile's length", len(d.percentile), rows)
+    _length("decision.weight's length", len(d.weight), count)
+    return count
 
 
 def _selected(m: Any, payload: Sequence[memoryview]) -> None:
-    _decision(m.decision)
-    kept = len(m.decision.kept)
+    kept = _decision(m.decision)
     if len(m.sample_id) != kept:
         raise WireError("sample_id's length", len(m.sample_id), f"the number of kept rows, {kept}")
     _tensors(m.tensor, payload, kept)

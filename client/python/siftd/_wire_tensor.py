@@ -38,6 +38,7 @@ _NAMES: dict[str, int] = {
 }
 _BY_NUMBER = {number: name for name, number in _NAMES.items()}
 _NUMPY = {n: np.dtype(name).newbyteorder("<") for name, n in _NAMES.items() if name != "bfloat16"}
+_INT16 = np.dtype("<i2")
 _ALLOWED = ", ".join(_NAMES)
 
 
@@ -65,8 +66,10 @@ def raw_bytes(value: Any) -> memoryview:
     if is_torch(value):
         import torch
 
-        flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        array = flat.numpy()
+        value = value.detach()
+        if value.is_cpu and value.dtype != torch.bfloat16 and value.is_contiguous() and value.dim() and value.numel():
+            return memoryview(value.numpy()).cast("B")
+        array = value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     else:
         native = value.dtype.newbyteorder("<")
         array = np.ascontiguousarray(value, dtype=native).reshape(-1).view(np.uint8)
@@ -98,11 +101,12 @@ def to_torch(desc: Any, payload: Sequence[memoryview]) -> torch.Tensor:
     """The tensor: a view of its frame where that is aligned and writable, else a copy."""
     import torch
 
-    dtype = getattr(torch, _BY_NUMBER[desc.dtype])
-    shape = tuple(desc.shape)
+    frame, shape = payload[desc.frame], desc.shape[:]
     if math.prod(shape) == 0:
-        return torch.empty(shape, dtype=dtype)
-    raw = np.frombuffer(payload[desc.frame], dtype=np.uint8)
-    if not raw.flags.writeable or raw.ctypes.data % dtype.itemsize != 0:
-        raw = raw.copy()
-    return torch.from_numpy(raw).view(dtype).reshape(shape)
+        return torch.empty(shape, dtype=getattr(torch, _BY_NUMBER[desc.dtype]))
+    # bfloat16, which NumPy has not, goes as integers.
+    array = np.frombuffer(frame, dtype=_NUMPY.get(desc.dtype, _INT16))
+    if frame.readonly or not array.flags.aligned:
+        array = array.copy()
+    tensor = torch.from_numpy(array.reshape(shape))
+    return tensor.view(torch.bfloat16) if desc.dtype == artifact_pb2.DTYPE_BFLOAT16 else tensor

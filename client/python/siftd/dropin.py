@@ -93,6 +93,8 @@ class SiftingDataLoader(Sifted):
       score_dtype: "bf16": the scoring pass computes in bfloat16; "float32": as the model does. For workers that
         start here; others have their own flag, `siftd worker --score-dtype`, as for the next one.
       score_resolution: image inputs [n, c, h, w] larger than N are scaled to N x N for the scoring pass; 0 = never.
+      score_optimize: fold and fuse the scorer for the workers' CPU at each version: faster convolutions, the last bits of
+        scores differ. For workers that start here and run an exported scorer.
       rescore_every: score a sample on every n-th visit only, [1, 254], and decide by that score in between: from the
         second epoch on scoring costs about 1 / n. Needs ids that name samples (see `ids`).
       step_on_next: each `next` counts as an optimizer step on the batch before it, for loops that don't call step().
@@ -138,6 +140,7 @@ class SiftingDataLoader(Sifted):
         scale_factor: float = 1.0,
         score_dtype: str = "float32",
         score_resolution: int = 0,
+        score_optimize: bool = False,
         rescore_every: int = 1,
         step_on_next: bool = False,
         feeder_process: bool = False,
@@ -166,12 +169,14 @@ class SiftingDataLoader(Sifted):
         if not 0 < scale_factor <= 1:
             raise ConfigError("scale_factor", scale_factor, "(0, 1]")
         in_range("rescore_every", rescore_every, 1, MOST_EVERY)
-        cost = ScoreCost(score_dtype, score_resolution)
+        cost = ScoreCost(score_dtype, score_resolution, score_optimize)
+        if score_optimize and (workers == "inline" or score_dtype != "float32"):
+            raise ConfigError("score_optimize", True, 'False with workers="inline", and with score_dtype="bf16"')
         if not isinstance(workers, str | int) and not cost.full:
             raise ConfigError(
-                "score_dtype, score_resolution",
-                f"{score_dtype}, {score_resolution}",
-                f'"float32", 0 where the workers run already: start those with `{" ".join(cost.flags())}`',
+                "score_dtype, score_resolution, score_optimize",
+                f"{score_dtype}, {score_resolution}, {score_optimize}",
+                f'"float32", 0, False where the workers run already: start those with `{" ".join(cost.flags())}`',
             )
         self._source = Source(loader, ids)
         self._source.check_rescoring(rescore_every)

@@ -79,6 +79,12 @@ def test_bf16_scores_are_close_and_not_equal(backend: str) -> None:
     assert not np.array_equal(found, want)
 
 
+def test_an_optimized_scorer_gives_the_same_scores() -> None:
+    model = convolutions(True)
+    found = scores_of(model, score_optimize=True)
+    np.testing.assert_allclose(found, eager(model, data().tensors[0]), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("backend", ["jit", "python"])
 def test_a_model_of_a_fixed_size_is_refused_when_the_worker_starts(backend: str) -> None:
     model = convolutions(False)

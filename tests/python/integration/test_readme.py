@@ -41,7 +41,7 @@ def start(tmp_path: Path, name: str, pool: list[Worker] = []) -> subprocess.Pope
 
 def test_the_three_line_example(tmp_path: Path) -> None:
     process = start(tmp_path, "train.py")
-    out, _ = process.communicate(timeout=90)
+    out, _ = process.communicate(timeout=200)
     assert process.returncode == 0, out
     assert re.search(r"kept [\d.]+% of 8985 candidate rows", out), out  # 5 epochs of 1,797 digits
 
@@ -49,10 +49,10 @@ def test_the_three_line_example(tmp_path: Path) -> None:
 def test_the_stream_example(tmp_path: Path, pool: list[Worker]) -> None:
     trainer, feeder = start(tmp_path, "trainer.py", pool), start(tmp_path, "feeder.py", pool)
     try:
-        out, _ = trainer.communicate(timeout=90)
+        out, _ = trainer.communicate(timeout=200)
         assert trainer.returncode == 0, out
         assert [line.split()[0] for line in out.splitlines()[-3:]] == ["0", "1", "2"], out
-        told, _ = feeder.communicate(timeout=30)
+        told, _ = feeder.communicate(timeout=100)
         assert feeder.returncode == 0, told
     finally:
         for p in (trainer, feeder):
@@ -68,7 +68,7 @@ def test_the_changed_lines_are_three() -> None:
 def test_the_flags_of_its_worker_commands_exist(command: str, tmp_path: Path) -> None:
     (tmp_path / "scorer.pt").touch()
     words = [binary(), "config", "show", *shlex.split(command)[2:]]
-    shown = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    shown = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert shown.returncode == 0, shown.stderr
 
 

@@ -97,16 +97,15 @@ def test_a_streams_loader_keeps_the_scores_too(pool: list[Worker]) -> None:
             pool, policy=KEEP_ALL, loader_count=1, on_decision=lambda s, k, i: decided.extend(s.tolist())
         ) as loader:
             scores: dict[int, float] = {}
-            for epoch in range(EPOCHS):
-                counted = scored(pool)
+            for _ in range(EPOCHS):
                 for _ in loader:
                     info = loader.last_batch_info
                     assert info is not None
                     # The weights stay as they are, so a row's score does, whoever gave it.
                     for i, score in zip(info.ids.tolist(), info.scores.tolist(), strict=True):
                         assert scores.setdefault(i, score) == pytest.approx(score, rel=1e-4)
-                rows = scored(pool) - counted
-                assert rows == ROWS if epoch == 0 else abs(rows - ROWS / EVERY) < SHARE
+            # A pass may begin before the last scores of the one before are back: those rows are scored once more.
+            assert abs(scored(pool) - ROWS - (EPOCHS - 1) * ROWS / EVERY) < EPOCHS * SHARE
             loader.close()
         assert process.wait(60) == 0
     finally:

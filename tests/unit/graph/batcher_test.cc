@@ -12,10 +12,22 @@ namespace {
 
 const MonoTime kStart{};
 
+std::vector<ScoreGroupPtr> Add(Batcher& batcher, ScoredBatchPtr batch, MonoTime now = kStart) {
+  std::vector<ScoreGroupPtr> ready;
+  batcher.Add(std::move(batch), now, &ready);
+  return ready;
+}
+
+std::vector<ScoreGroupPtr> Tick(Batcher& batcher, MonoTime now) {
+  std::vector<ScoreGroupPtr> ready;
+  batcher.Tick(now, &ready);
+  return ready;
+}
+
 TEST(Batcher, MergesUpToMaxRows) {
   Batcher batcher({.max_rows = 8, .max_age = milliseconds(5)});
-  EXPECT_TRUE(batcher.Add(MakeBatch(0), kStart).empty());
-  const auto ready = batcher.Add(MakeBatch(1), kStart);
+  EXPECT_TRUE(Add(batcher, MakeBatch(0)).empty());
+  const auto ready = Add(batcher, MakeBatch(1));
   ASSERT_EQ(ready.size(), 1u);
   EXPECT_EQ(ready[0]->rows, 8);
   EXPECT_EQ(ready[0]->batches.size(), 2u);
@@ -27,9 +39,9 @@ TEST(Batcher, CountsTheRowsToScore) {
   for (std::uint64_t seq = 0; seq < 3; ++seq) {
     auto batch = MakeBatch(seq);
     batch->candidates.prior_score = {1, NAN, 1, NAN};
-    EXPECT_TRUE(batcher.Add(batch, kStart).empty());
+    EXPECT_TRUE(Add(batcher, batch).empty());
   }
-  const auto ready = batcher.Add(MakeBatch(3), kStart);
+  const auto ready = Add(batcher, MakeBatch(3));
   ASSERT_EQ(ready.size(), 1u);
   EXPECT_EQ(ready[0]->rows, 6);
   EXPECT_EQ(ready[0]->batches.size(), 3u);
@@ -37,8 +49,8 @@ TEST(Batcher, CountsTheRowsToScore) {
 
 TEST(Batcher, NeverSplitsALargeBatch) {
   Batcher batcher({.max_rows = 8, .max_age = milliseconds(5)});
-  EXPECT_TRUE(batcher.Add(MakeBatch(0), kStart).empty());
-  const auto ready = batcher.Add(MakeBatch(1, 20), kStart);
+  EXPECT_TRUE(Add(batcher, MakeBatch(0)).empty());
+  const auto ready = Add(batcher, MakeBatch(1, 20));
   ASSERT_EQ(ready.size(), 2u);
   EXPECT_EQ(ready[0]->rows, 4);
   EXPECT_EQ(ready[1]->rows, 20);
@@ -46,28 +58,28 @@ TEST(Batcher, NeverSplitsALargeBatch) {
 
 TEST(Batcher, OtherShapesBeginAGroupOfTheirOwn) {
   Batcher batcher({.max_rows = 100, .max_age = milliseconds(5)});
-  EXPECT_TRUE(batcher.Add(MakeBatch(0, 4, 2), kStart).empty());
-  const auto ready = batcher.Add(MakeBatch(1, 4, 3), kStart);
+  EXPECT_TRUE(Add(batcher, MakeBatch(0, 4, 2)).empty());
+  const auto ready = Add(batcher, MakeBatch(1, 4, 3));
   ASSERT_EQ(ready.size(), 1u);
   EXPECT_EQ(ready[0]->batches[0]->candidates.key.seq, 0u);
 }
 
 TEST(Batcher, AgeCountsFromTheFirstBatch) {
   Batcher batcher({.max_rows = 100, .max_age = milliseconds(5)});
-  EXPECT_TRUE(batcher.Add(MakeBatch(0), kStart).empty());
-  EXPECT_TRUE(batcher.Add(MakeBatch(1), kStart + milliseconds(4)).empty());
-  EXPECT_TRUE(batcher.Tick(kStart + milliseconds(4)).empty());
-  const auto ready = batcher.Tick(kStart + milliseconds(5));
+  EXPECT_TRUE(Add(batcher, MakeBatch(0)).empty());
+  EXPECT_TRUE(Add(batcher, MakeBatch(1), kStart + milliseconds(4)).empty());
+  EXPECT_TRUE(Tick(batcher, kStart + milliseconds(4)).empty());
+  const auto ready = Tick(batcher, kStart + milliseconds(5));
   ASSERT_EQ(ready.size(), 1u);
   EXPECT_EQ(ready[0]->batches.size(), 2u);
 }
 
 TEST(Batcher, ASuspectIsAlone) {
   Batcher batcher({.max_rows = 100, .max_age = milliseconds(5)});
-  EXPECT_TRUE(batcher.Add(MakeBatch(0), kStart).empty());
+  EXPECT_TRUE(Add(batcher, MakeBatch(0)).empty());
   auto suspect = MakeBatch(1);
   suspect->candidates.suspect = true;
-  const auto ready = batcher.Add(suspect, kStart);
+  const auto ready = Add(batcher, suspect);
   ASSERT_EQ(ready.size(), 2u);
   EXPECT_EQ(ready[1]->batches.size(), 1u);
 }

@@ -120,6 +120,32 @@ TEST(ScoreDtype, TheThreadsOwnCastsAreAsBefore) {
   EXPECT_FALSE(at::autocast::is_autocast_enabled(at::kCPU));
 }
 
+TEST(ScoreOptimize, EachVersionIsOptimizedAndScoredWith) {
+  Scorer plain{ScorerOptions{}};
+  Scorer optimized{{.cost = {.optimized = true}}};
+  for (Scorer* scorer : {&plain, &optimized}) {
+    ASSERT_TRUE(Load(*scorer,
+                     "  y = torch.conv2d(x, self.w.view(1, 1, 2, 2), None, [2, 2])\n"
+                     "  return torch.relu(y).flatten(1).mean(1) + self.bias[:1]",
+                     ImageManifest())
+                    .ok());
+  }
+  for (std::uint64_t version = 1; version < 4; ++version) {
+    WeightsVersion weights;
+    weights.run = 1;
+    weights.version = version;
+    weights.kind = version == 1 ? ModelKind::kFull : ModelKind::kDelta;
+    weights.tensors = {Floats("w", {2, 2}, std::vector<float>(4, static_cast<float>(version)))};
+    ASSERT_FALSE(plain.Update(weights).has_value());
+    ASSERT_FALSE(optimized.Update(weights).has_value());
+    const auto want = Score(plain, Image());
+    const auto got = Score(optimized, Image());
+    EXPECT_THAT(got->scores.columns.at(0).at(0),
+                FloatNear(want->scores.columns.at(0).at(0), 1e-3f));
+    EXPECT_EQ(got->model_version, version);
+  }
+}
+
 TEST(ScoreResolution, ImagesAreScaledBilinearly) {
   Scorer scorer{{.cost = {.resolution = 8}}};
   ASSERT_TRUE(

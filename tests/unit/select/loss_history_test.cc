@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <deque>
 #include <random>
 
@@ -30,18 +31,20 @@ TEST(LossHistory, OldestLeaves) {
 TEST(LossHistory, EqualsAScanOverTheWindow) {
   std::mt19937 rng(11);
   std::uniform_int_distribution<int> value(0, 50);  // many ties
-  LossHistory history(97);
-  std::deque<float> window;
-  for (int i = 0; i < 5000; ++i) {
-    const auto s = static_cast<float>(value(rng));
-    history.Add(s);
-    window.push_back(s);
-    if (window.size() > 97) window.pop_front();
-    const auto probe = static_cast<float>(value(rng));
-    const auto below =
-        std::count_if(window.begin(), window.end(), [&](float x) { return x < probe; });
-    ASSERT_DOUBLE_EQ(history.Percentile(probe),
-                     static_cast<double>(below) / static_cast<double>(window.size()));
+  for (const std::size_t capacity : {1u, 97u, 700u}) {
+    LossHistory history(capacity);
+    std::deque<float> window;
+    for (int i = 0; i < 5000; ++i) {
+      const auto s = static_cast<float>(value(rng));
+      history.Add(s);
+      window.push_back(s);
+      if (window.size() > capacity) window.pop_front();
+      const auto probe = static_cast<float>(value(rng));
+      const auto below =
+          std::count_if(window.begin(), window.end(), [&](float x) { return x < probe; });
+      ASSERT_DOUBLE_EQ(history.Percentile(probe),
+                       static_cast<double>(below) / static_cast<double>(window.size()));
+    }
   }
 }
 

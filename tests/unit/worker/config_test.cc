@@ -64,6 +64,15 @@ TEST(WorkerConfig, CheaperScoresAreChecked) {
   config = WorkerConfig();
   config.score_resolution = 4;
   EXPECT_EQ(config.Validate().message(), "score_resolution is 4; allowed: 0, or [8, 4096]");
+  config = WorkerConfig();
+  config.score_optimize = true;
+  EXPECT_EQ(config.Validate(), OkStatus());
+  config.score_dtype = "bf16";
+  EXPECT_EQ(config.Validate().message(),
+            "score_optimize is true; allowed: false with score_dtype bf16");
+  config.device = "cuda:1";
+  EXPECT_EQ(config.Validate().message(),
+            "score_optimize is true; allowed: false with device cuda:1");
 }
 
 TEST(WorkerConfig, BackendPythonNeedsAFactory) {
