@@ -28,10 +28,13 @@ void DeviceStream::After(const DeviceStream& other) {
 }
 
 void DeviceStream::Wait() {
-  if (!stream_) return;
-  c10::Event event(device_.type());
-  event.record(*stream_);
-  event.synchronize();
+  if (stream_) c10::impl::VirtualGuardImpl(device_.type()).synchronizeStream(*stream_);
+}
+
+void DeviceStream::WaitForDefault(c10::Device device) {
+  if (device.is_cpu()) return;
+  const c10::impl::VirtualGuardImpl backend(device.type());
+  backend.synchronizeStream(backend.getDefaultStream(device));
 }
 
 }  // namespace siftd

@@ -32,6 +32,8 @@ class DeviceStream {
   void After(const DeviceStream& other);
   // Returns when what is queued here now is done. Throws c10::Error for work that failed.
   void Wait();
+  // The same of the stream that PyTorch uses by itself: for what loading a module left there.
+  static void WaitForDefault(c10::Device device);
 
  private:
   c10::Device device_;

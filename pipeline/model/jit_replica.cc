@@ -135,6 +135,7 @@ Result<std::unique_ptr<JitReplica>> JitReplica::Load(const Frame& archive,
     impl->stage.emplace(impl->manifest, runs, impl->device);
     impl->updates.emplace(impl->device, DeviceStream::Priority::kNormal);
     impl->Return(impl->TakeLane());
+    DeviceStream::WaitForDefault(impl->device);
   } catch (const std::exception& e) {
     return InvalidArgument("cannot prepare the scorer for device '" + ToString(device) +
                            "': " + Cause(e));
