@@ -22,18 +22,17 @@ class Task:
     """A model in training on x, y; one thread."""
 
     def __init__(
-        self, about: str, model: nn.Module, x: torch.Tensor, y: torch.Tensor, images: bool, steps: int
+        self, about: str, model: nn.Module, x: torch.Tensor, y: torch.Tensor, images: bool, steps: int, first: int
     ) -> None:
-        """`steps`: of batch 64 between two epochs of scoring; sixteen times as many now."""
+        """`steps`: of batch 64 between two epochs of scoring; `first`: now."""
         self.about, self.model, self.x, self.y, self.images = about, model, x, y, images
         self._steps = steps
         self._optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
         self._generator = torch.Generator().manual_seed(0)
-        for _ in range(16):
-            self.train()
+        self.train(first)
 
-    def train(self) -> None:
-        for _ in range(self._steps):
+    def train(self, steps: int | None = None) -> None:
+        for _ in range(self._steps if steps is None else steps):
             rows = torch.randint(0, len(self.y), (64,), generator=self._generator)
             loss = F.cross_entropy(self.model(self.x[rows]), self.y[rows])
             self._optimizer.zero_grad()
@@ -70,18 +69,18 @@ def _cnn(quick: bool, cifar: str | None) -> Task:
     torch.manual_seed(0)
     if cifar and not quick:
         x, y = _cifar(Path(cifar))
-        return Task("CIFAR-10", convolutions(3), x, y, True, 40)
+        return Task("CIFAR-10", convolutions(3), x, y, True, 40, 400)
     x, y = _digits()
     images = F.interpolate(x.reshape(-1, 1, 8, 8), size=(32, 32), mode="bilinear")
     rows = 512 if quick else len(y)
-    return Task("digits at 32 x 32", convolutions(1), images[:rows], y[:rows], True, 6)
+    return Task("digits at 32 x 32", convolutions(1), images[:rows], y[:rows], True, 3, 90)
 
 
 def _transformer(quick: bool, _: str | None) -> Task:
     torch.manual_seed(0)
     x, y = _digits()
     rows = 512 if quick else len(y)
-    return Task("digits as 8 rows", Transformer(), x[:rows].reshape(-1, 8, 8), y[:rows], False, 6)
+    return Task("digits as 8 rows", Transformer(), x[:rows].reshape(-1, 8, 8), y[:rows], False, 3, 25)
 
 
 def _digits() -> tuple[torch.Tensor, torch.Tensor]:
