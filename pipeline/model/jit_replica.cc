@@ -57,13 +57,16 @@ struct JitReplica::Impl {
   at::Device device{at::kCPU};
   bool refuse_non_finite = true;
   ScoreCost cost;
-  Frame archive;  // kept with cost.optimized
+  Frame archive;                    // kept with cost.optimized
+  std::vector<at::Tensor> example;  // made up; may be empty
   std::array<WeightSet, 2> sets;
   std::atomic<int> current{0};
 
   // Makes what runs in the place of `set`'s module, where there is such. Throws what LibTorch does.
   void Optimize(WeightSet* set) const {
-    if (cost.optimized) set->optimized = Optimized(archive, set->module);
+    if (!cost.optimized) return;
+    set->optimized = Optimized(archive, set->module);
+    WarmUp(&*set->optimized, example, cost);
   }
   at::Tensor Collate(const std::vector<ScoredBatchPtr>& batches, const TensorSpec& spec,
                      std::int64_t rows) const;
@@ -103,8 +106,9 @@ Result<std::unique_ptr<JitReplica>> JitReplica::Load(const Frame& archive,
   try {
     WeightSet& first = impl->sets[0];
     impl->Optimize(&first);
-    SIFTD_RETURN_IF_ERROR(TryCost(archive, impl->manifest, impl->device, cost,
-                                  first.optimized ? &*first.optimized : &first.module));
+    SIFTD_ASSIGN_OR_RETURN(impl->example,
+                           TryCost(archive, impl->manifest, impl->device, cost,
+                                   first.optimized ? &*first.optimized : &first.module));
   } catch (const std::exception& e) {
     return InvalidArgument("cannot optimize the scorer: " + Cause(e));
   }
