@@ -23,6 +23,14 @@ int Cores() {
   return sched_getaffinity(0, sizeof(set), &set) == 0 ? std::max(1, CPU_COUNT(&set)) : 1;
 }
 
+bool HasBf16() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512bf16") != 0;
+#else
+  return true;  // not known
+#endif
+}
+
 std::string DefaultName() {
   char host[256] = "worker";
   gethostname(host, sizeof(host) - 1);
@@ -60,6 +68,9 @@ Status Worker::Start(ReplicaLoader load) {
   scorer.threads = static_cast<int>(config_.threads);
   scorer.refuse_non_finite = config_.refuse_non_finite_weights;
   scorer.cost = CostOf(config_);
+  if (scorer.cost.bf16 && config_.device == "cpu" && !HasBf16())
+    log_->warn(
+        "score_dtype is 'bf16', and this CPU has no bfloat16: scores will cost more, not less");
   scorer_ = std::make_unique<Scorer>(scorer);
 
   WorkerCoreOptions core;

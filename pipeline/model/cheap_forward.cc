@@ -131,9 +131,10 @@ at::Tensor Cheap(const at::Tensor& input, const ScoreCost& cost) {
   return cost.bf16 ? AsBf16(out) : out;
 }
 
-Status TryCost(const Frame& archive, const ArtifactManifest& manifest, at::Device device,
-               const ScoreCost& cost, torch::jit::Module* module) {
-  if (cost.full()) return OkStatus();
+Result<std::vector<at::Tensor>> TryCost(const Frame& archive, const ArtifactManifest& manifest,
+                                        at::Device device, const ScoreCost& cost,
+                                        torch::jit::Module* module) {
+  if (cost.full()) return std::vector<at::Tensor>();
   std::string inputs;
   bool image = false;
   for (const TensorSpec& spec : manifest.inputs) {
@@ -154,9 +155,20 @@ Status TryCost(const Frame& archive, const ArtifactManifest& manifest, at::Devic
       return InvalidArgument(Asked(cost) + "; allowed: what this scorer can compute. It takes " +
                              inputs + ", and failed: " + status.message());
     }
-    return OkStatus();
+    return example;
   }
-  return OkStatus();  // the first batch will tell
+  return std::vector<at::Tensor>();  // the first batch will tell
+}
+
+void WarmUp(torch::jit::Module* module, const std::vector<at::Tensor>& inputs,
+            const ScoreCost& cost) {
+  constexpr int kRuns = 2;  // the first is profiled, the second optimized by what it found
+  if (inputs.empty()) return;
+  for (int i = 0; i < kRuns; ++i) {
+    // What fails here fails with the next batch, which is then rejected with the reason.
+    [[maybe_unused]] const Status ignored =
+        Forward(module, inputs, cost, inputs[0].device().type());
+  }
 }
 
 }  // namespace siftd

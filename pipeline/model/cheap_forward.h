@@ -45,9 +45,16 @@ at::Tensor Cheap(const at::Tensor& input, const ScoreCost& cost);
 
 // That the scorer of `archive` can do what `cost` asks for. `module`: the same scorer, its weights
 // as `cost` has them. Tries both on made-up batches: refused is what the archive as it is can
-// compute, and the cheaper one can't.
-Status TryCost(const Frame& archive, const ArtifactManifest& manifest, at::Device device,
-               const ScoreCost& cost, torch::jit::Module* module);
+// compute, and the cheaper one can't. The inputs that it tried; none where it could make up no
+// batch of this model, and so knows nothing.
+Result<std::vector<at::Tensor>> TryCost(const Frame& archive, const ArtifactManifest& manifest,
+                                        at::Device device, const ScoreCost& cost,
+                                        torch::jit::Module* module);
+
+// Runs `module` until its executor has done its work on the graph, which else the next batches
+// would wait for.
+void WarmUp(torch::jit::Module* module, const std::vector<at::Tensor>& inputs,
+            const ScoreCost& cost);
 
 // What an exception of LibTorch says, in a line. Its messages carry backtraces.
 std::string Cause(const std::exception& error);

@@ -61,7 +61,8 @@ struct JitReplica::Impl {
   at::Device device{at::kCPU};
   bool refuse_non_finite = true;
   ScoreCost cost;
-  Frame archive;  // kept with cost.optimized
+  Frame archive;                    // kept with cost.optimized
+  std::vector<at::Tensor> example;  // made up; may be empty
   std::array<WeightSet, 2> sets;
   std::atomic<int> current{0};
   std::optional<InputStage> stage;
@@ -71,7 +72,9 @@ struct JitReplica::Impl {
 
   // Makes what runs in the place of `set`'s module, where there is such. Throws what LibTorch does.
   void Optimize(WeightSet* set) const {
-    if (cost.optimized) set->optimized = Optimized(archive, set->module);
+    if (!cost.optimized) return;
+    set->optimized = Optimized(archive, set->module);
+    WarmUp(&*set->optimized, example, cost);
   }
   std::unique_ptr<Lane> TakeLane();
   void Return(std::unique_ptr<Lane> lane);
@@ -131,7 +134,8 @@ Result<std::unique_ptr<JitReplica>> JitReplica::Load(const Frame& archive,
     WeightSet& first = impl->sets[0];
     impl->Optimize(&first);
     torch::jit::Module& runs = first.optimized ? *first.optimized : first.module;
-    SIFTD_RETURN_IF_ERROR(TryCost(archive, impl->manifest, impl->device, cost, &runs));
+    SIFTD_ASSIGN_OR_RETURN(impl->example,
+                           TryCost(archive, impl->manifest, impl->device, cost, &runs));
     impl->stage.emplace(impl->manifest, runs, impl->device);
     impl->updates.emplace(impl->device, DeviceStream::Priority::kNormal);
     impl->Return(impl->TakeLane());

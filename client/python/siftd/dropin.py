@@ -93,8 +93,8 @@ class SiftingDataLoader(Sifted):
       score_dtype: "bf16": the scoring pass computes in bfloat16; "float32": as the model does. For workers that
         start here; others have their own flag, `siftd worker --score-dtype`, as for the next one.
       score_resolution: image inputs [n, c, h, w] larger than N are scaled to N x N for the scoring pass; 0 = never.
-      score_optimize: fold and fuse the scorer for the workers' CPU at each version: faster convolutions, the last bits of
-        scores differ. For workers that start here and run an exported scorer.
+      score_optimize: fold and fuse the scorer for the workers' CPU at each version: faster convolutions; the last bits
+        of scores differ. For workers that start here and run an exported scorer.
       rescore_every: score a sample on every n-th visit only, [1, 254], and decide by that score in between: from the
         second epoch on scoring costs about 1 / n. Needs ids that name samples (see `ids`).
       step_on_next: each `next` counts as an optimizer step on the batch before it, for loops that don't call step().

@@ -10,6 +10,7 @@ with the full arm's epoch at the same weights: Spearman's rank correlation of th
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import statistics
 import tempfile
@@ -143,6 +144,7 @@ def measures_of(kind: str, found: list[Arm]) -> list[Measure]:
 
 def run(options: Options) -> Result:
     torch.set_num_threads(1)
+    logging.getLogger("siftd").setLevel(logging.ERROR)  # it warns of loops that train without step()
     measures, plots = [], []
     for kind, make in KINDS.items():
         task = make(options.quick, os.environ.get("SIFTD_BENCH_CIFAR10"))
