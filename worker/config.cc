@@ -20,7 +20,8 @@ namespace {
   X(endpoint) X(port_file) X(name) X(job) X(insecure_plaintext)                               \
   X(backend) X(python_factory) X(python)                                                      \
   X(artifact) X(allow_artifact_upload) X(device) X(lanes) X(threads)                          \
-  X(refuse_non_finite_weights) X(score_batch_rows) X(max_batch_age_ms)                        \
+  X(refuse_non_finite_weights) X(score_batch_rows) X(score_dtype) X(score_resolution)         \
+  X(score_optimize) X(max_batch_age_ms)                                                       \
   X(max_inflight) X(graph_threads) X(budget_bytes) X(max_batch_bytes)                         \
   X(max_frame_bytes) X(max_model_bytes) X(max_rows) X(loader_window)                          \
   X(heartbeat_ms) X(liveness_ms) X(score_deadline_ms) X(drain_ms)                             \
@@ -71,6 +72,15 @@ bool IsDottedName(std::string_view text) {
   return !first;
 }
 
+Status CheckOptimize(const WorkerConfig& c) {
+  const std::string only = "score_optimize is true; allowed: false with ";
+  if (!c.score_optimize) return OkStatus();
+  if (c.backend != "jit") return InvalidArgument(only + "backend " + c.backend);
+  if (c.device != "cpu") return InvalidArgument(only + "device " + c.device);
+  if (c.score_dtype != "float32") return InvalidArgument(only + "score_dtype " + c.score_dtype);
+  return OkStatus();
+}
+
 Status CheckBackend(const WorkerConfig& c) {
   SIFTD_RETURN_IF_ERROR(OneOf("backend", c.backend, {"jit", "python"}));
   if (c.backend == "jit") {
@@ -102,6 +112,12 @@ Status WorkerConfig::Validate() const {
   SIFTD_RETURN_IF_ERROR(InRange("lanes", lanes, 1, 64));
   SIFTD_RETURN_IF_ERROR(InRange("threads", threads, 0, 1024));
   SIFTD_RETURN_IF_ERROR(InRange("score_batch_rows", score_batch_rows, 1, kRowsMost));
+  SIFTD_RETURN_IF_ERROR(OneOf("score_dtype", score_dtype, {"float32", "bf16"}));
+  SIFTD_RETURN_IF_ERROR(CheckOptimize(*this));
+  if (score_resolution != 0 && (score_resolution < 8 || score_resolution > 4096)) {
+    return InvalidArgument("score_resolution is " + std::to_string(score_resolution) +
+                           "; allowed: 0, or [8, 4096]");
+  }
   SIFTD_RETURN_IF_ERROR(InRange("max_batch_age_ms", max_batch_age_ms, 0, 10000));
   SIFTD_RETURN_IF_ERROR(InRange("max_inflight", max_inflight, 1, 65536));
   SIFTD_RETURN_IF_ERROR(InRange("graph_threads", graph_threads, 1, 256));

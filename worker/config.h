@@ -30,6 +30,9 @@ struct WorkerConfig {
   bool refuse_non_finite_weights = true;
 
   std::uint32_t score_batch_rows = 512;
+  std::string score_dtype = "float32";
+  std::uint32_t score_resolution = 0;  // 0: images as they come
+  bool score_optimize = false;
   std::uint32_t max_batch_age_ms = 5;
   std::uint32_t max_inflight = 64;
   std::uint32_t graph_threads = 1;

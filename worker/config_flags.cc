@@ -50,6 +50,11 @@ void ConfigFlags::AddTo(CLI::App* c) {
   Add(c, "--refuse-non-finite-weights,!--accept-non-finite-weights", &W::refuse_non_finite_weights,
       "Refuse model versions that hold NaN or infinity");
   Add(c, "--score-batch-rows", &W::score_batch_rows, "Rows of one forward at most");
+  Add(c, "--score-dtype", &W::score_dtype, "float32, or bf16: cheaper scores, a little less exact");
+  Add(c, "--score-resolution", &W::score_resolution,
+      "Scale larger image inputs to N x N for scoring; 0 = as they come");
+  Add(c, "--score-optimize", &W::score_optimize,
+      "Fold and fuse the scorer for this CPU at each version: faster convolutions");
   Add(c, "--max-batch-age-ms", &W::max_batch_age_ms, "A small batch waits this long for others");
   Add(c, "--max-inflight", &W::max_inflight, "Batches in the flow graph at most");
   Add(c, "--graph-threads", &W::graph_threads, "Threads of the flow graph");

@@ -60,6 +60,7 @@ std::string MetricsText(const StatusReply& s) {
   f.Counter("siftd_dropped_rows_total", "Rows dropped, those of rejected batches included.",
             s.dropped);
   f.Counter("siftd_unsifted_rows_total", "Rows kept without a decision of the policy.", s.unsifted);
+  f.Counter("siftd_scored_rows_total", "Rows that the model scored.", s.scored);
   f.Counter("siftd_decided_batches_total", "Candidate batches decided.", s.decided_batches);
   f.Counter("siftd_rejected_batches_total", "Candidate batches rejected.", s.rejected_batches);
   f.Counter("siftd_duplicate_batches_total", "Candidate batches received again while held.",

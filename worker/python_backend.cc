@@ -12,6 +12,11 @@ Duration BatchDeadline(const WorkerConfig& config) {
   return deadline + 2 * PythonReplicaOptions().start_deadline;
 }
 
+ScoreCost CostOf(const WorkerConfig& config) {
+  return {config.score_dtype == "bf16", config.score_optimize,
+          static_cast<int>(config.score_resolution)};
+}
+
 Result<std::shared_ptr<PythonReplica>> StartPythonReplica(const WorkerConfig& config,
                                                           const Log& log) {
   PythonReplicaOptions options;
@@ -20,6 +25,7 @@ Result<std::shared_ptr<PythonReplica>> StartPythonReplica(const WorkerConfig& co
   options.child.factory = config.python_factory;
   options.child.device = ToString(device);
   options.child.threads = static_cast<int>(config.threads);
+  options.child.cost = CostOf(config);
   options.lanes = static_cast<int>(config.lanes);
   options.refuse_non_finite = config.refuse_non_finite_weights;
   // Of the batch's time two forwards take two thirds: in a group that hangs, then by itself.

@@ -7,6 +7,7 @@
 #include "pipeline/base/clock.h"
 #include "pipeline/base/status.h"
 #include "pipeline/model/python_replica.h"
+#include "pipeline/model/score_cost.h"
 #include "worker/config.h"
 #include "worker/log.h"
 
@@ -16,6 +17,9 @@ namespace siftd {
 // children may take to load: the one after a death that the batch was in, and the one after its
 // own. A batch that was returned before it is rejected would come again, and again.
 Duration BatchDeadline(const WorkerConfig& config);
+
+// What scores may cost, for either backend.
+ScoreCost CostOf(const WorkerConfig& config);
 
 // Starts the children that python_factory names and waits until they are ready; `log` gets their
 // deaths. REQUIRES: config.Validate().ok(), threads > 0

@@ -35,10 +35,10 @@ void Print(const std::string& endpoint, const StatusReply& s) {
   std::printf("  model       version %" PRIu64 " of step %" PRIu64
               ", in force for %.1f s; trainer at step %" PRIu64 "; %" PRIu64 " refused\n",
               s.model_version, s.model_step, s.model_age_seconds, s.trainer_step, s.model_refused);
-  std::printf("  kept        %.1f %% of %" PRIu64 " rows (%" PRIu64
-              " unsifted), %.0f rows/s of late\n",
+  std::printf("  kept        %.1f %% of %" PRIu64 " rows (%" PRIu64 " unsifted, %" PRIu64
+              " scored), %.0f rows/s of late\n",
               rows == 0 ? 0.0 : 100.0 * static_cast<double>(s.kept) / static_cast<double>(rows),
-              rows, s.unsifted, s.rows_per_second);
+              rows, s.unsifted, s.scored, s.rows_per_second);
   std::printf("  held        %" PRIu64 " batches, %s of %s\n", s.held_batches,
               Mebibytes(s.held_bytes).c_str(), Mebibytes(s.budget_bytes).c_str());
   for (const StageStatus& stage : s.stages) {

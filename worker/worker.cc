@@ -23,6 +23,14 @@ int Cores() {
   return sched_getaffinity(0, sizeof(set), &set) == 0 ? std::max(1, CPU_COUNT(&set)) : 1;
 }
 
+bool HasBf16() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512bf16") != 0;
+#else
+  return true;  // not known
+#endif
+}
+
 std::string DefaultName() {
   char host[256] = "worker";
   gethostname(host, sizeof(host) - 1);
@@ -59,6 +67,10 @@ Status Worker::Start(ReplicaLoader load) {
   scorer.lanes = static_cast<int>(config_.lanes);
   scorer.threads = static_cast<int>(config_.threads);
   scorer.refuse_non_finite = config_.refuse_non_finite_weights;
+  scorer.cost = CostOf(config_);
+  if (scorer.cost.bf16 && config_.device == "cpu" && !HasBf16())
+    log_->warn(
+        "score_dtype is 'bf16', and this CPU has no bfloat16: scores will cost more, not less");
   scorer_ = std::make_unique<Scorer>(scorer);
 
   WorkerCoreOptions core;
@@ -76,7 +88,7 @@ Status Worker::Start(ReplicaLoader load) {
   core.version = kVersion;
   core.device = ToString(scorer.device) + ", " + std::to_string(config_.lanes) + " x " +
                 std::to_string(config_.threads) + " threads" +
-                (python ? ", python " + config_.python_factory : "");
+                (python ? ", python " + config_.python_factory : "") + ToString(scorer.cost);
   core.job = config_.job;
   core.incarnation = WallNanos();
   core.budget_bytes = config_.budget_bytes;

@@ -107,6 +107,8 @@ int main(int argc, char** argv) {
   app.add_option("--index", options.index, "of this loader")->capture_default_str();
   app.add_option("--count", options.count, "loaders of the job")->capture_default_str();
   app.add_option("--epochs", options.epochs, "0: until the trainer is done")->capture_default_str();
+  app.add_option("--rescore-every", options.rescore_every, "score a row on every n-th pass only")
+      ->capture_default_str();
   app.add_option("--batch", batch, "rows")->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--seed", options.fingerprint.seed, "of the order")->capture_default_str();
   CLI11_PARSE(app, argc, argv);

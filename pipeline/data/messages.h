@@ -164,6 +164,8 @@ struct Settled {
   std::uint64_t run = 0;
   std::vector<BatchKey> keys;
   std::vector<std::uint32_t> kept;  // per key
+  std::vector<std::uint32_t> rows;  // per key, or empty: of `score`
+  std::vector<float> score;         // of the keys, back to back
 };
 
 struct Return {
@@ -296,6 +298,7 @@ struct StatusReply {
   std::uint64_t non_finite_rows = 0;
   std::uint64_t model_refused = 0;
   std::uint64_t duplicates = 0;
+  std::uint64_t scored = 0;
   std::vector<StageStatus> stages;
   std::vector<PeerStatus> peers;
   std::map<std::string, std::uint64_t> errors;

@@ -12,7 +12,8 @@
 
 namespace siftd {
 
-// Batches to be scored in one forward: equal inputs but for the row count, one run.
+// Batches to be scored in one forward: equal inputs but for the row count, one run. `rows`: of
+// those, what the model has to score.
 struct ScoreGroup {
   std::vector<ScoredBatchPtr> batches;
   std::int64_t rows = 0;
@@ -29,6 +30,8 @@ class ScorerPort {
   virtual void Submit(ScoreGroupPtr group, std::function<void(ScoreGroupPtr)> done) = 0;
   // Inputs of the scorer in force, or an error that says why there is none.
   virtual Status CheckInputs(const std::vector<Tensor>& tensors) const = 0;
+  // Names of the scorer's columns; empty: there is no scorer.
+  virtual std::vector<std::string> Columns() const { return {}; }
 };
 
 // Takes what the graph finished. Called on a graph thread; must not block.

@@ -31,6 +31,7 @@ struct ScoredBatch {
 
   // Set by the scorer.
   ScoreTable scores;
+  std::uint32_t scored_rows = 0;  // that the model scored; the others have a prior score
   std::uint64_t model_version = 0;
   std::uint64_t model_step = 0;
   Duration score_wait{};  // queued before the lane
@@ -44,5 +45,9 @@ struct ScoredBatch {
 };
 
 using ScoredBatchPtr = std::shared_ptr<ScoredBatch>;
+
+// Rows without a prior score: those that the model has to score.
+std::vector<std::uint32_t> RowsToScore(const Candidates& batch);
+std::int64_t CountToScore(const Candidates& batch);
 
 }  // namespace siftd

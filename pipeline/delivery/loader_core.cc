@@ -103,8 +103,14 @@ void LoaderCore::Impl::On(std::size_t w, Credit& m, MonoTime now) {
 
 void LoaderCore::Impl::On(std::size_t /*w*/, Settled& m, MonoTime now) {
   if (m.run != run || options.mode != Mode::kSamples) return;
-  for (const BatchKey& key : m.keys) {
-    if (key.loader == options.index) Settle(key);
+  auto score = m.score.begin();
+  for (std::size_t i = 0; i < m.keys.size(); ++i) {
+    const std::int64_t rows = i < m.rows.size() ? m.rows[i] : 0;
+    if (m.keys[i].loader == options.index) {
+      if (rows > 0) KeepScores(m.keys[i], {score, score + rows});
+      Settle(m.keys[i]);
+    }
+    score += rows;
   }
   Pump(now);
 }
@@ -121,6 +127,7 @@ void LoaderCore::Impl::On(std::size_t w, Return& m, MonoTime now) {
 void LoaderCore::Impl::On(std::size_t /*w*/, Verdict& m, MonoTime now) {
   if (m.run != run || options.mode != Mode::kVerdicts) return;
   suspects.Forget(m.key);
+  KeepScores(m.key, m.decision.score);
   if (leases.Settle(m.key)) {
     verdicts.push_back(std::move(m));
   } else {
@@ -225,6 +232,8 @@ Status LoaderCore::Offer(Candidates batch, MonoTime now) {
     return FailedPrecondition("pass " + std::to_string(pass) + " was ended already");
   }
   const BatchKey key = batch.key;
+  if (m.leases.Find(key) == nullptr && m.options.rescore_every > 1)
+    batch.prior_score = m.scores.Visit(batch.sample_id);
   if (!m.leases.Add(std::move(batch), now))
     return InvalidArgument("batch " + ToString(key) + " was offered twice");
   m.Pump(now);

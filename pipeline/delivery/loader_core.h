@@ -29,6 +29,9 @@ struct LoaderCoreOptions {
   std::vector<TensorSpec> signature;
   std::uint64_t max_batch_bytes = 0;
   Fingerprint fingerprint;
+  // A sample is scored on every n-th visit only, and decided by its last score in between;
+  // [1, ScoreCache::kMostEvery]. Needs ids that name samples.
+  std::uint32_t rescore_every = 1;
   Duration hello_deadline = milliseconds(5000);  // no Welcome: reconnect
   Duration lease_deadline = milliseconds(0);     // 0: the worker's Return alone decides
 };
@@ -70,7 +73,8 @@ class LoaderCore {
 
   // The run's position once known (again after each new run); taking it clears it.
   std::optional<LoaderPosition> TakePosition();
-  // Hands a batch over as a lease; session, run and attempt are filled in. Skipped when its key is
+  // Hands a batch over as a lease; session, run, attempt and, with rescore_every, prior_score are
+  // filled in. Skipped when its key is
   // decided already. Error kFailedPrecondition while no position is known, a new one was not taken
   // yet, or the pass is not open.
   Status Offer(Candidates batch, MonoTime now);

@@ -15,13 +15,16 @@
 #include "pipeline/delivery/decided_keys.h"
 #include "pipeline/delivery/lease_table.h"
 #include "pipeline/delivery/loader_core.h"
+#include "pipeline/delivery/score_cache.h"
 #include "pipeline/delivery/suspects.h"
 
 namespace siftd {
 
 struct LoaderCore::Impl final : ClientLinks::Owner {
   explicit Impl(LoaderCoreOptions o)
-      : options(std::move(o)), links(this, options.incarnation, options.hello_deadline) {}
+      : options(std::move(o)),
+        links(this, options.incarnation, options.hello_deadline),
+        scores(options.rescore_every) {}
 
   // ClientLinks::Owner
   Hello MakeHello() override;
@@ -50,6 +53,7 @@ struct LoaderCore::Impl final : ClientLinks::Owner {
 
   // loader_leases.cc
   void Settle(const BatchKey& key);
+  void KeepScores(const BatchKey& key, const std::vector<float>& score);
   void TakeBackLate(MonoTime now);
   void Pump(MonoTime now);
   std::optional<std::size_t> PumpCareful(MonoTime now);
@@ -68,6 +72,7 @@ struct LoaderCore::Impl final : ClientLinks::Owner {
   std::vector<Peer> peers;
   LeaseTable leases;
   Suspects suspects;
+  ScoreCache scores;
   // The one batch that is being scored alone, and where.
   std::optional<std::pair<BatchKey, std::size_t>> careful;
   std::optional<std::size_t> reserved_for_careful;

@@ -12,6 +12,11 @@ void LoaderCore::Impl::Settle(const BatchKey& key) {
   settled.push_back(key);
 }
 
+void LoaderCore::Impl::KeepScores(const BatchKey& key, const std::vector<float>& score) {
+  const LeaseTable::Lease* lease = leases.Find(key);
+  if (lease != nullptr) scores.Take(lease->batch.sample_id, lease->batch.prior_score, score);
+}
+
 void LoaderCore::Impl::TakeBackLate(MonoTime now) {
   if (options.lease_deadline <= Duration::zero()) return;
   for (const auto& [key, w] : leases.SentBefore(now - options.lease_deadline)) {

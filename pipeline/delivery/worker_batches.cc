@@ -8,6 +8,9 @@
 namespace siftd {
 namespace {
 
+// Scores of one Settled at most: wire/limits.h, kMaxRows.
+constexpr std::size_t kSettledScores = 1u << 20;
+
 std::uint64_t PayloadBytes(const std::vector<Tensor>& tensors) {
   std::uint64_t bytes = 0;
   for (const Tensor& t : tensors) bytes += t.bytes.size();
@@ -67,6 +70,7 @@ void WorkerCore::Impl::On(WorkerSession& s, Candidates& m, MonoTime now) {
   entry.batch = batch;
   entry.since = now;
   entry.bytes = bytes;
+  entry.wants_scores = !m.prior_score.empty();
   lane_bytes[loader] += bytes;
   ++lane_batches[loader];
   batch->candidates = std::move(m);
@@ -148,6 +152,7 @@ void WorkerCore::Impl::Decide(const BatchKey& key, WorkerEntry& entry, ScoredBat
 void WorkerCore::Impl::Count(const ScoredBatch& batch) {
   const Decision& d = batch.decision;
   ++counters.decided_batches;
+  counters.scored += batch.scored_rows;
   counters.kept += d.kept.size();
   counters.dropped += d.rows - d.kept.size();
   if (d.outcome == Outcome::kUnsifted) counters.unsifted += d.rows;
@@ -182,19 +187,30 @@ void WorkerCore::Impl::On(WorkerSession& s, Credit& m, MonoTime now) {
 void WorkerCore::Impl::On(WorkerSession& s, Ack& m, MonoTime now) {
   if (m.run != run) return;
   std::map<std::uint32_t, Settled> settled;
+  const auto send = [&](std::uint32_t loader, Settled& message) {
+    message.run = run;
+    if (WorkerSession* l = Find(Role::kLoader, loader)) SendTo(*l, std::move(message), now);
+    message = {};
+  };
   for (std::size_t i = 0; i < m.keys.size(); ++i) {
     const BatchKey& key = m.keys[i];
     const auto it = entries.find(key);
     // A rank acks what was delivered to it; anything else is not its to settle.
     if (it == entries.end() || !it->second.decided || it->second.sent_in != s.id) continue;
+    const std::vector<float> score = it->second.wants_scores
+                                         ? std::move(it->second.selected.decision.score)
+                                         : std::vector<float>();
     Erase(key);
-    settled[key.loader].keys.push_back(key);
-    settled[key.loader].kept.push_back(m.kept[i]);
+    Settled& message = settled[key.loader];
+    if (message.score.size() + score.size() > kSettledScores) send(key.loader, message);
+    message.rows.resize(message.keys.size());
+    message.keys.push_back(key);
+    message.kept.push_back(m.kept[i]);
+    message.rows.push_back(static_cast<std::uint32_t>(score.size()));
+    message.score.insert(message.score.end(), score.begin(), score.end());
+    if (message.score.empty()) message.rows.clear();
   }
-  for (auto& [loader, message] : settled) {
-    message.run = run;
-    if (WorkerSession* l = Find(Role::kLoader, loader)) SendTo(*l, std::move(message), now);
-  }
+  for (auto& [loader, message] : settled) send(loader, message);
   PumpCredit(now);
 }
 

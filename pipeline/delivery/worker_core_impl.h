@@ -50,8 +50,9 @@ struct WorkerEntry {
   MonoTime since{};
   std::uint64_t bytes = 0;
   bool decided = false;
-  Selected selected;  // SAMPLES, once decided; kept until acked
-  SessionId sent_in;  // trainer session that it was last sent in
+  bool wants_scores = false;  // its loader keeps them: Settled brings them
+  Selected selected;          // SAMPLES, once decided; kept until acked
+  SessionId sent_in;          // trainer session that it was last sent in
 };
 
 struct WorkerCore::Impl {

@@ -7,9 +7,7 @@
 namespace siftd {
 namespace {
 
-std::int64_t Rows(const ScoredBatch& batch) {
-  return static_cast<std::int64_t>(batch.candidates.sample_id.size());
-}
+std::int64_t Rows(const ScoredBatch& batch) { return CountToScore(batch.candidates); }
 
 bool SameInputs(const Candidates& a, const Candidates& b) {
   return a.run == b.run && a.tensors.size() == b.tensors.size() &&

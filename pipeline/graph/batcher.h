@@ -15,7 +15,7 @@
 namespace siftd {
 
 struct BatcherOptions {
-  std::int64_t max_rows = 512;         // of a group; a larger batch makes a group by itself
+  std::int64_t max_rows = 512;  // to score, of a group; a larger batch makes a group by itself
   Duration max_age = milliseconds(5);  // of the first batch of a group, from when it came in
 };
 

@@ -26,6 +26,12 @@ std::uint32_t Rows(const ScoredBatch& batch) {
   return static_cast<std::uint32_t>(batch.candidates.sample_id.size());
 }
 
+// Nothing of it needs the model: it has no place in a forward, or every row has its score already.
+bool Unscored(const ScoredBatch& batch) {
+  return batch.pass_through || batch.decision.outcome == Outcome::kRejected ||
+         CountToScore(batch.candidates) == 0;
+}
+
 // A body never throws: an escaping exception would cancel the whole graph.
 template <typename Body>
 void Guard(ScoredBatch& batch, const char* stage, Body body) {
@@ -167,6 +173,8 @@ void SiftGraph::Impl::Decode(const ScoredBatchPtr& b, DecodeNode::output_ports_t
                              status.code() == Code::kFailedPrecondition ? ErrorCode::kNoModel
                                                                         : ErrorCode::kBadTensor,
                              status.message());
+      } else if (CountToScore(b->candidates) == 0) {
+        b->scores.names = scorer->Columns();  // a policy that was not named depends on them
       }
     });
   }
@@ -178,7 +186,7 @@ void SiftGraph::Impl::Batch(const BatcherInput& in, BatcherNode::output_ports_ty
   ready.clear();
   if (const auto* b = std::get_if<ScoredBatchPtr>(&in)) {
     before_batcher.fetch_sub(1);
-    if ((*b)->pass_through || (*b)->decision.outcome == Outcome::kRejected) {
+    if (Unscored(**b)) {
       ScoreGroupPtr group = groups.Take();
       group->batches.push_back(*b);
       select_clock.Enter();

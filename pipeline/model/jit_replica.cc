@@ -5,61 +5,54 @@
 
 #include <array>
 #include <atomic>
+#include <mutex>
+#include <optional>
 #include <shared_mutex>
-#include <unordered_map>
 
+#include "pipeline/model/cheap_forward.h"
+#include "pipeline/model/input_stage.h"
 #include "pipeline/model/memory_reader.h"
-#include "pipeline/model/tensor_convert.h"
+#include "pipeline/model/weight_set.h"
 #include "pipeline/model/weights_check.h"
 
 namespace siftd {
 namespace {
 
-// One complete set of weights. `mu` is held shared while a batch runs on it, exclusively while it
-// is rewritten.
-struct WeightSet {
-  mutable std::shared_mutex mu;
-  torch::jit::Module module;
-  std::unordered_map<std::string, at::Tensor> state;  // by StateEntry::name
-  std::uint64_t version = 0;
-  std::uint64_t step = 0;
+// What one forward at a time runs on.
+struct Lane {
+  explicit Lane(at::Device device)
+      : copies(device, DeviceStream::Priority::kHigh),
+        compute(device, DeviceStream::Priority::kHigh) {}
+  DeviceStream copies;
+  DeviceStream compute;
 };
 
-std::string FirstLine(const std::string& text) {
-  return text.substr(0, std::min(text.find('\n'), std::size_t{500}));
-}
-
-// c10's messages carry a backtrace of many lines; TorchScript's put the cause last.
-std::string Cause(const c10::Error& error) { return FirstLine(error.msg()); }
-
-std::string Cause(const std::exception& error) {
-  const std::string text = error.what();
-  const std::size_t at = text.rfind("Error: ");
-  const std::size_t line = at == std::string::npos ? 0 : text.rfind('\n', at) + 1;
-  return FirstLine(text.substr(line));
-}
-
-Status BindState(const ArtifactManifest& manifest, WeightSet* set) {
-  std::unordered_map<std::string, at::Tensor> found;
-  for (const auto& p : set->module.named_parameters()) found.emplace(p.name, p.value);
-  for (const auto& b : set->module.named_buffers()) found.emplace(b.name, b.value);
-  for (const StateEntry& entry : manifest.state) {
-    const auto it = found.find(entry.archive_name);
-    if (it == found.end()) {
-      return InvalidArgument("manifest entry '" + entry.name + "': the archive has no '" +
-                             entry.archive_name + "'");
+// Memory of a forward is used again as soon as it is let go of: not while its device works on it,
+// also when the forward fails halfway.
+class DeviceDone {
+ public:
+  explicit DeviceDone(Lane* lane) : lane_(lane) {}
+  ~DeviceDone() {
+    if (done_) return;
+    try {
+      lane_->copies.Wait();
+      lane_->compute.Wait();
+    } catch (const std::exception&) {  // an earlier error is on its way
     }
-    const at::Tensor& t = it->second;
-    if (t.scalar_type() != ToScalarType(entry.dtype) || t.sizes() != at::IntArrayRef(entry.shape)) {
-      return InvalidArgument(
-          "manifest entry '" + entry.name + "' says " +
-          ToString(TensorSpec{"", entry.dtype, entry.shape}) + "; the archive holds " +
-          ToString(TensorSpec{"", FromScalarType(t.scalar_type()), t.sizes().vec()}));
-    }
-    set->state.emplace(entry.name, t);
   }
-  return OkStatus();
-}
+  DeviceDone(const DeviceDone&) = delete;
+  DeviceDone& operator=(const DeviceDone&) = delete;
+
+  // REQUIRES: compute comes after copies. Throws what went wrong on the device.
+  void Wait() {
+    lane_->compute.Wait();
+    done_ = true;
+  }
+
+ private:
+  Lane* const lane_;
+  bool done_ = false;
+};
 
 }  // namespace
 
@@ -67,13 +60,45 @@ struct JitReplica::Impl {
   ArtifactManifest manifest;
   at::Device device{at::kCPU};
   bool refuse_non_finite = true;
+  ScoreCost cost;
+  Frame archive;                    // kept with cost.optimized
+  std::vector<at::Tensor> example;  // made up; may be empty
   std::array<WeightSet, 2> sets;
   std::atomic<int> current{0};
+  std::optional<InputStage> stage;
+  std::optional<DeviceStream> updates;  // the updating thread's
+  std::mutex mu;
+  std::vector<std::unique_ptr<Lane>> idle_lanes;  // guarded by mu
 
-  at::Tensor Collate(const std::vector<ScoredBatchPtr>& batches, const TensorSpec& spec,
-                     std::int64_t rows) const;
-  Result<std::vector<at::Tensor>> Columns(const c10::IValue& output, std::int64_t rows) const;
+  // Makes what runs in the place of `set`'s module, where there is such. Throws what LibTorch does.
+  void Optimize(WeightSet* set) const {
+    if (!cost.optimized) return;
+    set->optimized = Optimized(archive, set->module);
+    WarmUp(&*set->optimized, example, cost);
+  }
+  std::unique_ptr<Lane> TakeLane();
+  void Return(std::unique_ptr<Lane> lane);
+  Status Forward(const std::vector<ScoredBatchPtr>& batches, Lane* lane);
+  // float32 [columns, rows], on its way to the CPU.
+  Result<at::Tensor> Columns(const c10::IValue& output, std::int64_t rows) const;
 };
+
+std::unique_ptr<Lane> JitReplica::Impl::TakeLane() {
+  {
+    const std::lock_guard lock(mu);
+    if (!idle_lanes.empty()) {
+      auto lane = std::move(idle_lanes.back());
+      idle_lanes.pop_back();
+      return lane;
+    }
+  }
+  return std::make_unique<Lane>(device);
+}
+
+void JitReplica::Impl::Return(std::unique_ptr<Lane> lane) {
+  const std::lock_guard lock(mu);
+  idle_lanes.push_back(std::move(lane));
+}
 
 JitReplica::JitReplica(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 JitReplica::~JitReplica() = default;
@@ -82,12 +107,15 @@ const ArtifactManifest& JitReplica::manifest() const { return impl_->manifest; }
 Result<std::unique_ptr<JitReplica>> JitReplica::Load(const Frame& archive,
                                                      ArtifactManifest manifest,
                                                      const DeviceName& device,
-                                                     bool refuse_non_finite) {
+                                                     bool refuse_non_finite,
+                                                     const ScoreCost& cost) {
   SIFTD_RETURN_IF_ERROR(ProbeDevice(device));
   auto impl = std::make_unique<Impl>();
   impl->manifest = std::move(manifest);
   impl->device = at::Device(ToString(device));
   impl->refuse_non_finite = refuse_non_finite;
+  impl->cost = cost;
+  if (cost.optimized) impl->archive = archive;
   try {
     WeightSet& first = impl->sets[0];
     first.module = torch::jit::load(std::make_shared<MemoryReader>(archive), impl->device);
@@ -98,7 +126,24 @@ Result<std::unique_ptr<JitReplica>> JitReplica::Load(const Frame& archive,
   } catch (const std::exception& e) {
     return InvalidArgument("cannot load the scorer: " + Cause(e));
   }
-  for (WeightSet& set : impl->sets) SIFTD_RETURN_IF_ERROR(BindState(impl->manifest, &set));
+  for (WeightSet& set : impl->sets) {
+    SIFTD_RETURN_IF_ERROR(set.Bind(impl->manifest));
+    if (cost.bf16) WeightsAsBf16(&set.module);
+  }
+  try {
+    WeightSet& first = impl->sets[0];
+    impl->Optimize(&first);
+    torch::jit::Module& runs = first.optimized ? *first.optimized : first.module;
+    SIFTD_ASSIGN_OR_RETURN(impl->example,
+                           TryCost(archive, impl->manifest, impl->device, cost, &runs));
+    impl->stage.emplace(impl->manifest, runs, impl->device);
+    impl->updates.emplace(impl->device, DeviceStream::Priority::kNormal);
+    impl->Return(impl->TakeLane());
+    DeviceStream::WaitForDefault(impl->device);
+  } catch (const std::exception& e) {
+    return InvalidArgument("cannot prepare the scorer for device '" + ToString(device) +
+                           "': " + Cause(e));
+  }
   return std::unique_ptr<JitReplica>(new JitReplica(std::move(impl)));
 }
 
@@ -114,10 +159,11 @@ std::optional<UpdateError> JitReplica::Update(const WeightsVersion& weights) {
     }
     const std::unique_lock lock(
         idle.mu);  // batches that began on the idle set before the last swap end first
-    if (weights.kind == ModelKind::kDelta) {
-      for (const auto& [name, tensor] : active.state) idle.state.at(name).copy_(tensor);
-    }
-    for (const Tensor& tensor : weights.tensors) idle.state.at(tensor.name).copy_(ViewAten(tensor));
+    DeviceStream& stream = *impl_->updates;
+    if (weights.kind == ModelKind::kDelta) CopyWeights(active, &stream, &idle);
+    WriteWeights(weights, impl_->device, &stream, &idle);
+    stream.Wait();
+    impl_->Optimize(&idle);
     idle.version = weights.version;
     idle.step = weights.step;
   } catch (const std::exception& e) {
@@ -127,29 +173,7 @@ std::optional<UpdateError> JitReplica::Update(const WeightsVersion& weights) {
   return std::nullopt;
 }
 
-at::Tensor JitReplica::Impl::Collate(const std::vector<ScoredBatchPtr>& batches,
-                                     const TensorSpec& spec, std::int64_t rows) const {
-  at::Tensor out;
-  std::uint8_t* to = nullptr;
-  for (const ScoredBatchPtr& batch : batches) {
-    for (const Tensor& tensor : batch->candidates.tensors) {
-      if (tensor.name != spec.name) continue;
-      if (to == nullptr) {
-        std::vector<std::int64_t> shape = tensor.shape;
-        shape[0] = rows;
-        out = at::empty(shape, at::TensorOptions(ToScalarType(tensor.dtype)));
-        to = static_cast<std::uint8_t*>(out.data_ptr());
-      }
-      if (tensor.bytes.size() > 0) std::memcpy(to, tensor.bytes.data(), tensor.bytes.size());
-      to += tensor.bytes.size();
-      break;
-    }
-  }
-  return out.to(device);
-}
-
-Result<std::vector<at::Tensor>> JitReplica::Impl::Columns(const c10::IValue& output,
-                                                          std::int64_t rows) const {
+Result<at::Tensor> JitReplica::Impl::Columns(const c10::IValue& output, std::int64_t rows) const {
   std::vector<at::Tensor> columns;
   if (output.isTensor()) {
     columns.push_back(output.toTensor());
@@ -163,52 +187,69 @@ Result<std::vector<at::Tensor>> JitReplica::Impl::Columns(const c10::IValue& out
                     " tensors; its manifest names " + std::to_string(manifest.columns.size()) +
                     " columns");
   }
+  at::Tensor all = at::empty({static_cast<std::int64_t>(columns.size()), rows},
+                             at::TensorOptions(at::kFloat).pinned_memory(!device.is_cpu()));
   for (std::size_t i = 0; i < columns.size(); ++i) {
     if (columns[i].numel() != rows) {
       return Internal("score column '" + manifest.columns[i] + "' has " +
                       std::to_string(columns[i].numel()) + " values for " + std::to_string(rows) +
                       " rows; the loss must not be reduced over the batch");
     }
-    columns[i] = columns[i].to(at::kCPU, at::kFloat).contiguous();
+    all[static_cast<std::int64_t>(i)].copy_(columns[i].reshape({rows}), /*non_blocking=*/true);
   }
-  return columns;
+  return all;
 }
 
-Status JitReplica::Score(const std::vector<ScoredBatchPtr>& batches) {
+Status JitReplica::Impl::Forward(const std::vector<ScoredBatchPtr>& batches, Lane* lane) {
   std::int64_t rows = 0;
   for (const ScoredBatchPtr& batch : batches)
     rows += static_cast<std::int64_t>(batch->candidates.sample_id.size());
   const c10::InferenceMode inference;
-  try {
-    std::vector<c10::IValue> inputs;
-    for (const TensorSpec& spec : impl_->manifest.inputs)
-      inputs.emplace_back(impl_->Collate(batches, spec, rows));
-    const WeightSet* set = nullptr;
-    std::shared_lock<std::shared_mutex> lock;
+  const WeightSet* set = nullptr;
+  std::shared_lock<std::shared_mutex> lock;
+  at::Tensor scores;
+  {
+    std::vector<at::Tensor> staged;
+    c10::IValue output;
+    DeviceDone done(lane);  // before either is let go of
+    staged = stage->Stage(batches, &lane->copies);
+    lane->compute.After(lane->copies);
     do {  // the set may have become the idle one meanwhile; its writer need not be waited for
-      set = &impl_->sets[static_cast<std::size_t>(impl_->current.load())];
+      set = &sets[static_cast<std::size_t>(current.load())];
       lock = std::shared_lock(set->mu);
-    } while (set != &impl_->sets[static_cast<std::size_t>(impl_->current.load())]);
+    } while (set != &sets[static_cast<std::size_t>(current.load())]);
+    const DeviceStream::Use use(lane->compute);
+    const Bf16Scope scope(cost.bf16, device.type());
+    std::vector<c10::IValue> inputs;
+    for (const at::Tensor& input : staged) inputs.emplace_back(Cheap(input, cost));
     // forward() is not const, yet runs the graph without changing the module.
-    const c10::IValue output =
-        const_cast<torch::jit::Module&>(set->module).forward(std::move(inputs));
-    SIFTD_ASSIGN_OR_RETURN(const std::vector<at::Tensor> columns, impl_->Columns(output, rows));
-    std::int64_t at = 0;
-    for (const ScoredBatchPtr& batch : batches) {
-      const auto n = static_cast<std::int64_t>(batch->candidates.sample_id.size());
-      batch->scores.names = impl_->manifest.columns;
-      batch->scores.columns.clear();
-      for (const at::Tensor& column : columns) {
-        const float* data = column.const_data_ptr<float>() + at;
-        batch->scores.columns.emplace_back(data, data + n);
-      }
-      batch->model_version = set->version;
-      batch->model_step = set->step;
-      at += n;
+    const torch::jit::Module& runs = set->optimized ? *set->optimized : set->module;
+    output = const_cast<torch::jit::Module&>(runs).forward(std::move(inputs));
+    SIFTD_ASSIGN_OR_RETURN(scores, Columns(output, rows));
+    done.Wait();
+  }
+  const float* data = scores.const_data_ptr<float>();
+  for (const ScoredBatchPtr& batch : batches) {
+    const std::size_t n = batch->candidates.sample_id.size();
+    batch->scores.names = manifest.columns;
+    batch->scores.columns.clear();
+    for (std::size_t column = 0; column < manifest.columns.size(); ++column) {
+      const float* first = data + column * static_cast<std::size_t>(rows);
+      batch->scores.columns.emplace_back(first, first + n);
     }
-    return OkStatus();
-  } catch (const c10::Error& e) {
-    return Internal("the scorer failed: " + Cause(e));
+    batch->model_version = set->version;
+    batch->model_step = set->step;
+    data += n;
+  }
+  return OkStatus();
+}
+
+Status JitReplica::Score(const std::vector<ScoredBatchPtr>& batches) {
+  try {
+    std::unique_ptr<Lane> lane = impl_->TakeLane();
+    Status status = impl_->Forward(batches, lane.get());
+    impl_->Return(std::move(lane));
+    return status;
   } catch (const std::exception& e) {
     return Internal("the scorer failed: " + Cause(e));
   }

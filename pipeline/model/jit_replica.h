@@ -14,15 +14,17 @@
 #include "pipeline/base/status.h"
 #include "pipeline/model/device.h"
 #include "pipeline/model/replica.h"
+#include "pipeline/model/score_cost.h"
 
 namespace siftd {
 
 class JitReplica final : public Replica {
  public:
-  // Checks every state entry of the manifest against the archive. Loads code: `archive` must be
-  // trusted.
+  // Checks every state entry of the manifest against the archive, and by a forward that the scorer
+  // can do what `cost` asks for. Loads code: `archive` must be trusted.
   static Result<std::unique_ptr<JitReplica>> Load(const Frame& archive, ArtifactManifest manifest,
-                                                  const DeviceName& device, bool refuse_non_finite);
+                                                  const DeviceName& device, bool refuse_non_finite,
+                                                  const ScoreCost& cost = {});
   ~JitReplica() override;
 
   const ArtifactManifest& manifest() const override;

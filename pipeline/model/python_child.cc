@@ -29,10 +29,13 @@ Result<std::unique_ptr<PythonChild>> PythonChild::Spawn(const PythonChildOptions
                                                         int stop_fd) {
   // -u: what the user's code prints is not lost when the process is ended.
   SIFTD_ASSIGN_OR_RETURN(
-      auto process, ChildProcess::Spawn({options.python, "-u", "-m", "siftd._scorer_child",
-                                         "--factory", options.factory, "--device", options.device,
-                                         "--threads", std::to_string(options.threads)},
-                                        stop_fd));
+      auto process,
+      ChildProcess::Spawn(
+          {options.python, "-u", "-m", "siftd._scorer_child", "--factory", options.factory,
+           "--device", options.device, "--threads", std::to_string(options.threads),
+           "--score-dtype", options.cost.bf16 ? "bf16" : "float32", "--score-resolution",
+           std::to_string(options.cost.resolution)},
+          stop_fd));
   return std::unique_ptr<PythonChild>(new PythonChild(std::move(process)));
 }
 

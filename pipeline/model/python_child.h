@@ -16,6 +16,7 @@
 #include "pipeline/base/status.h"
 #include "pipeline/model/child_process.h"
 #include "pipeline/model/python_frames.h"
+#include "pipeline/model/score_cost.h"
 
 namespace siftd {
 
@@ -24,6 +25,7 @@ struct PythonChildOptions {
   std::string factory;             // "module:function"
   std::string device = "cpu";
   int threads = 1;
+  ScoreCost cost;
 };
 
 // What a child says of its scorer once it is loaded.

@@ -3,8 +3,10 @@
 
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <atomic>
 #include <deque>
+#include <iterator>
 #include <mutex>
 #include <utility>
 #include <vector>
@@ -12,6 +14,7 @@
 #include "pipeline/base/bounded_queue.h"
 #include "pipeline/base/thread.h"
 #include "pipeline/model/jit_replica.h"
+#include "pipeline/model/prior_rows.h"
 
 namespace siftd {
 namespace {
@@ -54,9 +57,13 @@ struct Scorer::Impl {
       const MonoTime begin = Now();
       Score(*task.group);
       const MonoTime end = Now();
+      std::int64_t rows = 0;
+      for (const ScoredBatchPtr& batch : task.group->batches)
+        rows += CountToScore(batch->candidates);
       for (const ScoredBatchPtr& batch : task.group->batches) {
         batch->score_wait = begin - task.submitted;
-        batch->score_busy = (end - begin) / static_cast<int>(task.group->batches.size());
+        batch->score_busy =
+            (end - begin) * CountToScore(batch->candidates) / std::max<std::int64_t>(1, rows);
       }
       task.done(std::move(task.group));
       task = {};
@@ -72,16 +79,29 @@ struct Scorer::Impl {
       }
       return;
     }
-    const Status status = r->Score(group.batches);
-    if (status.ok()) return;
+    std::vector<ScoredBatchPtr> cut;  // where rows have prior scores
+    const bool some = std::any_of(group.batches.begin(), group.batches.end(),
+                                  [](const auto& b) { return !b->candidates.prior_score.empty(); });
+    if (some)
+      std::transform(group.batches.begin(), group.batches.end(), std::back_inserter(cut), ToScore);
+    const std::vector<ScoredBatchPtr>& parts = some ? cut : group.batches;
+    const Status status = r->Score(parts);
+    if (status.ok()) {
+      for (std::size_t i = 0; i < parts.size(); ++i) TakeScores(*parts[i], group.batches[i].get());
+      return;
+    }
     if (group.batches.size() == 1 && status.code() != Code::kUnavailable) {
       RejectFailed(*group.batches[0], status);
       return;
     }
     // Only the batch that is at fault pays for it; a replica that failed may have been at fault
     // itself.
-    for (const ScoredBatchPtr& batch : group.batches) {
-      if (Status alone = r->Score({batch}); !alone.ok()) RejectFailed(*batch, alone);
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      if (const Status alone = r->Score({parts[i]}); alone.ok()) {
+        TakeScores(*parts[i], group.batches[i].get());
+      } else {
+        RejectFailed(*group.batches[i], alone);
+      }
     }
   }
 
@@ -106,8 +126,9 @@ Status Scorer::LoadArtifact(const Frame& archive, ArtifactManifest manifest) {
     Use(std::move(replica));
     return OkStatus();
   }
-  SIFTD_ASSIGN_OR_RETURN(auto replica, JitReplica::Load(archive, std::move(manifest),
-                                                        options.device, options.refuse_non_finite));
+  SIFTD_ASSIGN_OR_RETURN(auto replica,
+                         JitReplica::Load(archive, std::move(manifest), options.device,
+                                          options.refuse_non_finite, options.cost));
   Use(std::move(replica));
   return OkStatus();
 }
@@ -139,6 +160,11 @@ Status Scorer::CheckInputs(const std::vector<Tensor>& tensors) const {
   const std::shared_ptr<Replica> replica = impl_->Current();
   if (replica == nullptr) return FailedPrecondition("no scorer is loaded");
   return replica->CheckInputs(tensors);
+}
+
+std::vector<std::string> Scorer::Columns() const {
+  const std::shared_ptr<Replica> replica = impl_->Current();
+  return replica == nullptr ? std::vector<std::string>() : replica->manifest().columns;
 }
 
 void Scorer::Close() {

@@ -13,6 +13,7 @@
 #include "pipeline/data/ports.h"
 #include "pipeline/model/device.h"
 #include "pipeline/model/replica.h"
+#include "pipeline/model/score_cost.h"
 
 namespace siftd {
 
@@ -25,6 +26,7 @@ struct ScorerOptions {
   int lanes = 1;    // forwards at a time
   int threads = 1;  // LibTorch's threads of each lane
   bool refuse_non_finite = true;
+  ScoreCost cost;      // of a JitReplica
   ReplicaLoader load;  // of LoadArtifact; empty: a JitReplica
 };
 
@@ -34,7 +36,8 @@ class Scorer final : public ScorerPort {
   explicit Scorer(const ScorerOptions& options);
   ~Scorer() override;
 
-  // Takes the place of an earlier replica; on error that one stays.
+  // Takes the place of an earlier replica; on error that one stays. An error also says what
+  // options.cost asks for and this scorer can't do.
   Status LoadArtifact(const Frame& archive, ArtifactManifest manifest);
   void Use(std::shared_ptr<Replica> replica);
   std::optional<UpdateError> Update(const WeightsVersion& weights);
@@ -42,6 +45,7 @@ class Scorer final : public ScorerPort {
 
   void Submit(ScoreGroupPtr group, std::function<void(ScoreGroupPtr)> done) override;
   Status CheckInputs(const std::vector<Tensor>& tensors) const override;
+  std::vector<std::string> Columns() const override;
 
   // Answers what is pending with kDraining, stops the replica and ends the lanes. Safe to call
   // twice.

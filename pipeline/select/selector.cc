@@ -15,6 +15,10 @@
 namespace siftd {
 namespace {
 
+bool HasColumn(const ScoreTable& scores, const std::string& name) {
+  return std::find(scores.names.begin(), scores.names.end(), name) != scores.names.end();
+}
+
 const std::vector<float>* FindColumn(const ScoreTable& scores, const std::string& name) {
   for (std::size_t i = 0; i < scores.names.size() && i < scores.columns.size(); ++i) {
     if (scores.names[i] == name) return &scores.columns[i];
@@ -31,7 +35,7 @@ std::string Join(const std::vector<std::string>& names) {
 // No policy was chosen anywhere: confidence where the scorer sees logits, else SageMaker's rule.
 PolicyOptions Resolve(PolicyOptions options, const ScoreTable& scores) {
   if (!std::holds_alternative<std::monostate>(options.kind)) return options;
-  if (FindColumn(scores, "confidence") != nullptr) {
+  if (HasColumn(scores, "confidence")) {
     options.kind = ConfidenceOptions{};
   } else {
     options.kind = LossCdfOptions{};
@@ -142,22 +146,26 @@ void Selector::Select(ScoredBatch& batch) {
     return;
   }
   impl_->Adopt(batch);
-  const std::vector<float>* column = FindColumn(batch.scores, impl_->column);
-  if (column == nullptr || column->size() != rows) {
-    batch.decision =
-        RejectedDecision(rows, ErrorCode::kModelMismatch,
-                         column == nullptr ? "policy reads score column '" + impl_->column +
-                                                 "'; the artifact has: " + Join(batch.scores.names)
-                                           : "score column '" + impl_->column + "' has " +
-                                                 std::to_string(column->size()) +
-                                                 " rows; the batch has " + std::to_string(rows));
-    return;
-  }
-  std::vector<float>& score = batch.decision.score;
-  score.assign(column->begin(), column->end());
   const std::vector<float>& prior = batch.candidates.prior_score;
-  for (std::size_t i = 0; i < std::min(prior.size(), score.size()); ++i) {
-    if (!std::isnan(prior[i])) score[i] = prior[i];
+  std::vector<float>& score = batch.decision.score;
+  if (CountToScore(batch.candidates) == 0 && HasColumn(batch.scores, impl_->column)) {
+    score.assign(prior.begin(), prior.end());
+  } else {
+    const std::vector<float>* column = FindColumn(batch.scores, impl_->column);
+    if (column == nullptr || column->size() != rows) {
+      batch.decision = RejectedDecision(rows, ErrorCode::kModelMismatch,
+                                        column == nullptr
+                                            ? "policy reads score column '" + impl_->column +
+                                                  "'; the artifact has: " + Join(batch.scores.names)
+                                            : "score column '" + impl_->column + "' has " +
+                                                  std::to_string(column->size()) +
+                                                  " rows; the batch has " + std::to_string(rows));
+      return;
+    }
+    score.assign(column->begin(), column->end());
+    for (std::size_t i = 0; i < std::min(prior.size(), score.size()); ++i) {
+      if (!std::isnan(prior[i])) score[i] = prior[i];
+    }
   }
   impl_->Decide(batch);
   batch.decision.model_version = batch.model_version;

@@ -67,10 +67,31 @@ void To(const Credit& from, v1::Credit* to, Frames* /*frames*/) {
 
 Result<Ack> From(const v1::Ack& from, const Frames& /*frames*/) { return FromKept<Ack>(from); }
 void To(const Ack& from, v1::Ack* to, Frames* /*frames*/) { ToKept(from, to); }
+
 Result<Settled> From(const v1::Settled& from, const Frames& /*frames*/) {
-  return FromKept<Settled>(from);
+  SIFTD_ASSIGN_OR_RETURN(auto m, FromKept<Settled>(from));
+  if (from.rows_size() != 0 && static_cast<std::size_t>(from.rows_size()) != m.keys.size()) {
+    return Refuse("rows' length", std::to_string(from.rows_size()),
+                  "0 or the number of keys, " + std::to_string(m.keys.size()));
+  }
+  const auto scores = static_cast<std::size_t>(from.score_size());
+  SIFTD_RETURN_IF_ERROR(CheckAtMost("score's length", scores, limits::kMaxRows));
+  std::uint64_t rows = 0;
+  for (const std::uint32_t n : from.rows()) rows += n;
+  if (rows != scores) {
+    return Refuse("score's length", std::to_string(scores),
+                  "the sum of rows, " + std::to_string(rows));
+  }
+  m.rows = ToVector<std::uint32_t>(from.rows());
+  m.score = ToVector<float>(from.score());
+  return m;
 }
-void To(const Settled& from, v1::Settled* to, Frames* /*frames*/) { ToKept(from, to); }
+
+void To(const Settled& from, v1::Settled* to, Frames* /*frames*/) {
+  ToKept(from, to);
+  FromVector(from.rows, to->mutable_rows());
+  FromVector(from.score, to->mutable_score());
+}
 
 Result<Return> From(const v1::Return& from, const Frames& /*frames*/) {
   Return m;

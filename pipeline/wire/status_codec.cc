@@ -44,6 +44,7 @@ Result<StatusReply> From(const v1::StatusReply& from, const Frames& /*frames*/) 
   m.non_finite_rows = from.non_finite_rows();
   m.model_refused = from.model_refused();
   m.duplicates = from.duplicates();
+  m.scored = from.scored();
   for (const v1::StageStatus& s : from.stage()) {
     m.stages.push_back({s.stage(), s.batches(), s.busy_seconds(), s.wait_seconds(), s.queued()});
   }
@@ -87,6 +88,7 @@ void To(const StatusReply& from, v1::StatusReply* to, Frames* /*frames*/) {
   to->set_non_finite_rows(from.non_finite_rows);
   to->set_model_refused(from.model_refused);
   to->set_duplicates(from.duplicates);
+  to->set_scored(from.scored);
   for (const StageStatus& s : from.stages) {
     v1::StageStatus* stage = to->add_stage();
     stage->set_stage(s.stage);

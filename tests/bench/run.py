@@ -22,7 +22,7 @@ import report
 from measure import Options, Result, Stopped
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("step", "worker", "wire", "graph", "select", "scale", "weights", "inline", "accuracy")
+PARTS = ("step", "worker", "wire", "graph", "select", "scale", "weights", "scores", "inline", "accuracy")
 
 
 def host() -> dict[str, Any]:

@@ -143,6 +143,7 @@ def status_reply() -> Any:
         non_finite_rows=3,
         model_refused=1,
         duplicates=4,
+        scored=512,
         stage=[
             w.StageStatus(stage="score", batches=4, busy_seconds=0.5, wait_seconds=0.25, queued=1)
         ],

@@ -173,6 +173,9 @@ def delivery() -> dict[str, Case]:
         "ack_keys": (changed(m["ack"], keys=uneven), "keys' arrays"),
         "ack_kept": (changed(m["ack"], kept=[1]), "kept's length"),
         "settled_kept": (changed(m["settled"], kept=[]), "kept's length"),
+        "settled_rows": (changed(m["settled_scores"], rows=[3]), "rows' length"),
+        "settled_score": (changed(m["settled_scores"], score=[0.5]), "score's length"),
+        "settled_score_alone": (changed(m["settled"], score=[0.5]), "score's length"),
         "return_reason": (changed(m["return"], reason=0), "reason"),
         "return_keys": (changed(m["return"], keys=uneven), "keys' arrays"),
         "position_decided": (

@@ -125,6 +125,14 @@ def messages() -> dict[str, tuple[Any, list[bytes]]]:
         "verdict_unsifted": w.Verdict(**ids, decision=unsifted),
         "ack": w.Ack(session=SESSION, run=RUN, keys=keys((1, 2, 300), (1, 2, 301)), kept=[2, 0]),
         "settled": w.Settled(session=SESSION, run=RUN, keys=keys((1, 2, 300)), kept=[2]),
+        "settled_scores": w.Settled(
+            session=SESSION,
+            run=RUN,
+            keys=keys((1, 2, 300), (1, 2, 301), (1, 2, 302)),
+            kept=[2, 0, 1],
+            rows=[2, 0, 1],
+            score=[0.5, 0.25, 2.0],
+        ),
         "return": w.Return(session=SESSION, run=RUN, keys=keys((1, 2, 300)), reason=w.RETURN_DRAIN),
         "epoch_end": w.EpochEnd(
             **{"session": SESSION, "run": RUN, "loader": 1, "pass": 2},

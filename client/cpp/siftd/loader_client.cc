@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "pipeline/delivery/loader_core.h"
+#include "pipeline/delivery/score_cache.h"
 #include "siftd/client_io.h"
 
 namespace siftd {
@@ -24,6 +25,7 @@ LoaderCoreOptions CoreOptions(const LoaderOptions& o) {
   core.signature = o.signature;
   core.max_batch_bytes = o.max_batch_bytes;
   core.fingerprint = o.fingerprint;
+  core.rescore_every = o.rescore_every;
   return core;
 }
 
@@ -33,6 +35,7 @@ Status LoaderOptions::Validate() const {
   SIFTD_RETURN_IF_ERROR(siftd::Validate(client));
   SIFTD_RETURN_IF_ERROR(CheckRange("count", count, 1, 65536));
   SIFTD_RETURN_IF_ERROR(CheckRange("index", index, 0, count - 1));
+  SIFTD_RETURN_IF_ERROR(CheckRange("rescore_every", rescore_every, 1, ScoreCache::kMostEvery));
   for (const TensorSpec& spec : signature) {
     if (spec.shape.empty() || spec.shape[0] != -1) {
       return InvalidArgument("signature holds " + ToString(spec) +

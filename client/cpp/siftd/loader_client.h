@@ -37,6 +37,11 @@ struct LoaderOptions {
   std::uint64_t epochs = 0;           // passes over the data; 0: until the trainers are done
   std::uint64_t max_batch_bytes = 0;  // of one batch's tensors; 0: the workers' own limit
   Fingerprint fingerprint;            // of the data; a resumed run must show the same
+  // A sample is scored on every n-th visit only, [1, 254], and decided by its last score in
+  // between: scoring costs about 1 / n from the second pass on. Needs ids that name samples, the
+  // same in each pass. At most 39 bytes per sample; lost with this process (then all are scored
+  // again).
+  std::uint32_t rescore_every = 1;
   std::vector<TensorSpec> signature;  // of the tensors; empty: told by the batches alone
   Duration start_timeout = std::chrono::seconds(120);  // for workers and the trainer's position
   // Without any progress. Trainers may pause for long (validation).

@@ -22,6 +22,7 @@ from torch import nn
 
 from siftd import policy as policies
 from siftd._distributed import Ranks
+from siftd._score_cost import ScoreCost
 from siftd._scorer_module import ScorerModule, build_scorer_module
 from siftd._sharded import is_sharded
 from siftd._spawn import LocalWorkers, plan
@@ -53,6 +54,7 @@ class Wishes:
     job: str
     seed: int
     start_timeout: float
+    cost: ScoreCost = ScoreCost()
 
     @property
     def inline(self) -> bool:
@@ -195,7 +197,7 @@ class BringUp:
         assert isinstance(self._w.workers, str | int)
         device = next((p.device for p in self._w.model.parameters()), torch.device("cpu"))
         lanes = len(self._ranks.node)
-        extra: tuple[str, ...] = ()
+        extra = self._w.cost.flags()
         if lanes * BATCH_BYTES_MOST > WORKER_BUDGET:
-            extra = ("--budget-bytes", str(lanes * BATCH_BYTES_MOST))
+            extra += ("--budget-bytes", str(lanes * BATCH_BYTES_MOST))
         return LocalWorkers(scorer, plan(self._w.workers, device, lanes), extra)

@@ -224,7 +224,8 @@ class Engine(Outbox):
         kept = None
         if len(d.kept) < len(lease.sample_ids):
             kept = np.asarray(d.kept, np.int64)
-        return Piece(lease.key, lease.context, RowInfo(lease.sample_ids, kept, d, lease.epoch), kept)
+        info = RowInfo(lease.sample_ids, kept, d, lease.epoch, prior=lease.prior)
+        return Piece(lease.key, lease.context, info, kept)
 
     def _decided(self, v: Verdicted, piece: Piece) -> None:
         d, n, s = v.decision, len(v.lease.sample_ids), self.stats
@@ -239,9 +240,10 @@ class Engine(Outbox):
             self._warn(d.text, f"a worker could not decide a batch, which is trained unsifted: {d.text}")
         elif d.outcome == wire_pb2.OUTCOME_UNSIFTED:
             s.unsifted += n
-        if d.score_seconds > 0:
+        if len(d.score):
             s.score_seconds += d.score_seconds
             s.scored_rows += n
+            s.prior_scores += int(np.count_nonzero(~np.isnan(v.lease.prior)))
         if len(d.score) and (self.history.length or self.options.on_decision is not None):
             scores = np.asarray(d.score, np.float32)
             self.history.add(scores)

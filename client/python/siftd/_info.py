@@ -68,6 +68,7 @@ class Stats:
     decided: int = 0
     kept: int = 0
     dropped: int = 0
+    prior_scores: int = 0  # of decided: by a score of an earlier visit (rescore_every)
     unsifted: int = 0  # of kept: without a decision of the policy
     handed_out: int = 0
     trained: int = 0
@@ -82,7 +83,7 @@ class Stats:
     wait_seconds: float = 0.0
     train_seconds: float = 0.0  # between batches: the user's own time
     score_seconds: float = 0.0  # of the workers, per forward share
-    scored_rows: int = 0
+    scored_rows: int = 0  # whose score was looked at, be it of an earlier visit
     staleness_sum: float = 0.0  # over batches
     staleness_max: int = 0
     verdict_seconds_sum: float = 0.0

@@ -19,6 +19,8 @@ import torch
 
 from siftd import policy as policies
 from siftd._loader_core import Key, Lease, Verdicted
+from siftd._score_cache import ScoreCache
+from siftd._score_cost import ScoreCost
 from siftd._scorer_module import ScorerModule, scoring
 from siftd._select import Selector, rejected
 from siftd._sharded import is_sharded
@@ -37,10 +39,12 @@ class InlineCore:
         seed: int,
         total_steps: int = 0,
         history: Sequence[float] = (),
+        cost: ScoreCost | None = None,
+        cache: ScoreCache | None = None,
     ) -> None:
         """`module`: of `build_scorer_module(..., copy=False)`. `fields`: of the batch, in the order of its arguments.
-        `history`: scores that the policy's percentiles begin with. Raises ConfigError for a model that is sharded over
-        processes."""
+        `history`: scores that the policy's percentiles begin with. `cache`: of the scores of earlier visits. Raises
+        ConfigError for a model that is sharded over processes."""
         if is_sharded(module.model):
             raise ConfigError(
                 "workers",
@@ -51,6 +55,7 @@ class InlineCore:
         self._module, self._fields = module, tuple(fields)
         self._parameter = next(module.parameters(), None)
         self._selector = Selector(policy, seed, total_steps, history)
+        self._cost, self._cache = cost or ScoreCost(), cache or ScoreCache(1)
         self.step = 0  # optimizer steps done
         self.pending: deque[Lease] = deque()
         self.leases: dict[Key, Lease] = {}  # nothing is ever out
@@ -67,6 +72,7 @@ class InlineCore:
 
     def offer(self, lease: Lease, now: float) -> None:
         """Takes a batch on; `decide` settles it."""
+        lease.prior = self._cache.visit(lease.sample_ids)
         self.pending.append(lease)
 
     def oldest(self) -> Lease | None:
@@ -94,6 +100,7 @@ class InlineCore:
         decision = self._decision(lease)
         decision.model_version, decision.model_step = self.step + 1, self.step
         self.pending.popleft()
+        self._cache.take(lease.sample_ids, lease.prior, np.asarray(decision.score, np.float32))
         self.verdicts.append(Verdicted(lease, decision, time.perf_counter() - began, 0))
         return True
 
@@ -104,13 +111,29 @@ class InlineCore:
         except KeyError as error:
             raise StructureError(f"a batch lacks field {error}, which the scorer reads") from error
         try:
-            columns, seconds = self._score(fields)
+            columns, seconds = self._score_others(fields, lease.prior)
         except Exception as error:
             text = f"the model or loss failed: {type(error).__name__}: {error}"
             return rejected(rows, wire_pb2.SCORING_FAILED, text)
         decision = self._selector.select(lease.key, lease.epoch, lease.sample_ids, lease.occurrence, columns, self.step)
         decision.score_seconds = seconds
         return decision
+
+    def _score_others(
+        self, fields: list[torch.Tensor], prior: np.ndarray[Any, Any]
+    ) -> tuple[dict[str, np.ndarray[Any, Any]], float]:
+        """As `_score`, of the rows without a prior; the others have it in every column. The policy reads one."""
+        if len(prior) == 0:
+            return self._score(fields)
+        todo = np.flatnonzero(np.isnan(prior))
+        if len(todo) == 0:
+            return dict.fromkeys(self._module.columns, prior), 0.0
+        rows = torch.from_numpy(todo)
+        scored, seconds = self._score([f[rows.to(f.device)] for f in fields])
+        columns = {name: prior.copy() for name in scored}
+        for name, column in scored.items():
+            columns[name][todo] = column
+        return columns, seconds
 
     def _score(self, fields: list[torch.Tensor]) -> tuple[dict[str, np.ndarray[Any, Any]], float]:
         """Columns by name, float32 [n], and the seconds that they took."""
@@ -119,7 +142,10 @@ class InlineCore:
         # no_grad, not inference_mode: what a model caches in its forward must stay usable in training.
         with scoring(self._module, device), _own_casts():
             clock = _Clock(device)
-            out = torch.stack(self._module(*(f.to(device, non_blocking=True) for f in fields)))
+            fields = self._cost.shrunk([f.to(device, non_blocking=True) for f in fields])
+            with self._cost.casts(device):
+                columns = self._module(*fields)
+            out = torch.stack([c.float() for c in columns])
             clock.stop()
             scores = out.cpu().numpy()
         seconds = clock.seconds(time.perf_counter() - began)

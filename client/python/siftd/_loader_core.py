@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import bisect
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from siftd._client_core import ClientCore
+from siftd._score_cache import ScoreCache
 from siftd._wire import wire_pb2
 
 CLOSED_MOST = 4096  # leases given up whose verdicts are still waited for, to be timed
@@ -28,6 +31,7 @@ class Lease:
     payload: Sequence[Any]
     occurrence: Sequence[int] = ()
     nbytes: int = 0
+    prior: Any = ()  # float32 [n] or empty: scores of earlier visits, NaN = score it
     attempt: int = 0
     worker: int = -1  # where it is; -1 = to be sent
     sent_at: float = 0.0
@@ -77,6 +81,7 @@ class LoaderOptions:
     data_size: int = 0
     batch_size: int = 0
     seed: int = 0
+    rescore_every: int = 1  # a sample is scored on every n-th visit, and decided by its last score in between
 
 
 class LoaderCore(ClientCore):
@@ -99,10 +104,12 @@ class LoaderCore(ClientCore):
         self._ends: dict[int, Any] = {}  # SAMPLES: EpochEnd by pass, until acked
         self._held_at_loss: dict[int, list[Key]] = {}  # by worker
         self._careful = False  # there are suspects
+        self._scores = ScoreCache(options.rescore_every, options.data_size)
 
     # ------------------------------------------------------------ the owner
     def offer(self, lease: Lease, now: float) -> None:
         """Takes a batch on as a lease and sends it as soon as a worker has credit."""
+        lease.prior = self._scores.visit(lease.sample_ids)
         self.pending.append(lease)
         self.pump(now)
 
@@ -232,6 +239,7 @@ class LoaderCore(ClientCore):
                 occurrence=lease.occurrence,
                 # Relaying it killed a worker, too: without its tensors it is rejected, and decided all the same.
                 tensor=() if lease.deaths_alone > 2 else lease.tensors,
+                prior_score=np.asarray(lease.prior).tolist(),
                 trainer_step=self.step,
                 suspect=lease.suspect,
                 unscored=lease.unscored,
@@ -273,9 +281,10 @@ class LoaderCore(ClientCore):
                 self._on_verdict(worker, message, now)
                 self.pump(now)
             case wire_pb2.Settled() if message.run == self.run:
-                for i, key in enumerate(_keys(message.keys)):
+                for key, kept, scores in _settled(message):
                     if (lease := self._forget(key)) is not None:
-                        self.settled.append((lease, message.kept[i]))
+                        self._scores.take(lease.sample_ids, lease.prior, scores)
+                        self.settled.append((lease, kept))
                 self.pump(now)
             case wire_pb2.Return() if message.run == self.run:
                 keys = [k for k in _keys(message.keys) if k in self.leases and self.leases[k].worker == worker]
@@ -306,6 +315,7 @@ class LoaderCore(ClientCore):
         key = (getattr(message.key, "pass"), message.key.seq)
         lease = self._forget(key)
         if lease is not None:
+            self._scores.take(lease.sample_ids, lease.prior, np.asarray(message.decision.score, np.float32))
             self.verdicts.append(Verdicted(lease, message.decision, now - lease.sent_at, worker))
         elif key in self._closed:
             self.late_seconds.append(now - self._closed.pop(key))
@@ -336,3 +346,12 @@ def _set_key(key: Any, loader: int, at: Key) -> None:
 
 def _keys(keys: Any) -> list[Key]:
     return list(zip(getattr(keys, "pass"), keys.seq, strict=True))
+
+
+def _settled(message: Any) -> Iterator[tuple[Key, int, Any]]:
+    """Key, rows kept, scores float32 of each."""
+    scores, at = np.asarray(message.score, np.float32), 0
+    for i, key in enumerate(_keys(message.keys)):
+        rows = message.rows[i] if message.rows else 0
+        yield key, message.kept[i], scores[at : at + rows]
+        at += rows

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,15 +32,26 @@ class RowInfo(Mapping[str, Array]):
     The arrays are made when they are asked for: few loops ask. "staleness" is the scoring model's step here.
     """
 
-    def __init__(self, ids: Any, kept: Array | None, decision: Any, epoch: int, *, ids_of_kept: bool = False) -> None:
+    def __init__(
+        self,
+        ids: Any,
+        kept: Array | None,
+        decision: Any,
+        epoch: int,
+        *,
+        ids_of_kept: bool = False,
+        prior: Array | Sequence[float] = (),
+    ) -> None:
         """`ids`: of the candidate batch, or of the kept rows alone. `kept`: int64 [k]; None: all rows, in order.
-        `decision`: the wire's; None: unsifted."""
+        `decision`: the wire's; None: unsifted. `prior`: float32 [n] of the candidates, NaN = scored now."""
         self._ids, self._kept, self._decision, self._epoch = ids, kept, decision, epoch
-        self._ids_of_kept = ids_of_kept
+        self._ids_of_kept, self._prior = ids_of_kept, prior
         self.rows: int = len(ids) if kept is None else len(kept)
-        self.model_version: int = decision.model_version if decision is not None else 0
+        self.model_version: int = decision.model_version if decision is not None else 0  # 0 = nothing scored them now
         self.model_step: int = decision.model_step if decision is not None else 0
         self._made: dict[str, Array] = {}
+        if len(prior) and not np.isnan(self._column(prior, np.nan)).any():
+            self.model_version = 0
 
     def __getitem__(self, name: str) -> Array:
         made = self._made.get(name)
@@ -70,7 +81,10 @@ class RowInfo(Mapping[str, Array]):
             case "percentile":
                 return self._column(d.percentile if sifted else (), np.nan)
             case "model_version":
-                return np.full(k, self.model_version, np.int64)
+                versions = np.full(k, self.model_version, np.int64)
+                if len(self._prior):  # the decision's version scored the others
+                    versions[~np.isnan(self._column(self._prior, np.nan))] = 0
+                return versions
             case "staleness":
                 return np.full(k, self.model_step, np.int64)
             case "unsifted":

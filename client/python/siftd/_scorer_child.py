@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from siftd._score_cost import DTYPES, ScoreCost
 from siftd._scorer_link import Link, LinkError, Score, Update, first_line
 from siftd.errors import WorkerError
 from siftd.python_scorer import SCORER_FILE, Loaded, load_factory
@@ -43,8 +44,8 @@ def from_file() -> Any:
 
 
 class _Server:
-    def __init__(self, link: Link, loaded: Loaded) -> None:
-        self._link, self._loaded = link, loaded
+    def __init__(self, link: Link, loaded: Loaded, cost: ScoreCost) -> None:
+        self._link, self._loaded, self._cost = link, loaded, cost
         loaded.module.eval().requires_grad_(False)
 
     def serve(self) -> None:
@@ -73,8 +74,28 @@ class _Server:
     def _score(self, request: Score) -> torch.Tensor:
         device = self._loaded.device
         with torch.inference_mode():
-            columns = self._loaded.module(*(f.to(device, non_blocking=True) for f in request.fields))
+            fields = self._cost.shrunk([f.to(device, non_blocking=True) for f in request.fields])
+            with self._cost.casts(device):
+                columns = self._loaded.module(*fields)
             return self._table(columns, request.rows)
+
+    def try_cost(self) -> None:
+        """The example batch at this cost. Raises WorkerError where the model can't do it."""
+        if self._cost.full:
+            return
+        fields, device = self._loaded.example, self._loaded.device
+        names = ", ".join(
+            f"{i.name} {list(f.shape)}" for i, f in zip(self._loaded.manifest.inputs, fields, strict=True)
+        )
+        asked = f"score_dtype is '{self._cost.dtype}', score_resolution is {self._cost.resolution}; allowed: "
+        if self._cost.resolution and not any(f.dim() == 4 for f in fields):
+            raise WorkerError(f"{asked}0 for a scorer without images [n, c, h, w]; this one takes {names}")
+        try:
+            with torch.inference_mode(), self._cost.casts(device):
+                self._loaded.module(*self._cost.shrunk(fields))
+        except Exception as error:
+            text = f"{asked}what this scorer can compute. It takes {names}, and failed: {first_line(error)}"
+            raise WorkerError(text) from error
 
     def _table(self, columns: Sequence[torch.Tensor], rows: int) -> torch.Tensor:
         """float32 [columns, rows], on the CPU."""
@@ -117,6 +138,8 @@ def main() -> int:
     parser.add_argument("--factory", required=True)
     parser.add_argument("--device", required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--score-dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--score-resolution", type=int, default=0)
     options = parser.parse_args()
     connection = socket.socket(fileno=SOCKET_FD)
     connection.set_inheritable(False)
@@ -127,13 +150,15 @@ def main() -> int:
         torch.set_num_threads(options.threads)
         _use(device)
         loaded = load_factory(options.factory, device)
+        server = _Server(link, loaded, ScoreCost(options.score_dtype, options.score_resolution))
+        server.try_cost()
     except (Exception, SystemExit) as error:
         traceback.print_exc()
         link.error(first_line(error))
         return 1
     try:
         link.ready(loaded.sha256, loaded.manifest)
-        _Server(link, loaded).serve()
+        server.serve()
     except LinkError as error:
         print(f"siftd._scorer_child: {error}", file=sys.stderr)
         return 1

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sequent
 from torch.utils.data.distributed import DistributedSampler
 
 from siftd import _structure
-from siftd.errors import StateError
+from siftd.errors import ConfigError, StateError
 
 AHEAD = 4  # candidates loaded before they are taken
 _FOREIGN_ID = 1 << 62  # ids made here lie above every dataset index
@@ -116,6 +116,11 @@ class Source:
             return len(self.dataset)
         except TypeError:
             return 0
+
+    def check_rescoring(self, every: int) -> None:
+        """Raises ConfigError where scores are to be kept by sample, and no id names one."""
+        if every > 1 and self._recorder is None and self._ids is None:
+            raise ConfigError("rescore_every", every, "1 for a loader that shows no dataset indices; or ids=...")
 
     def set_epoch(self, epoch: int) -> None:
         """Whoever of the user's loader wants to know: samplers, and streaming datasets that shuffle by epoch."""

@@ -167,7 +167,7 @@ class StreamEngine(Outbox):
             self._warn_rejected(d.text)
         elif d.outcome == wire_pb2.OUTCOME_UNSIFTED:
             s.unsifted += d.rows
-        if d.score_seconds > 0:
+        if len(d.score):
             s.score_seconds += d.score_seconds
             s.scored_rows += d.rows
         if len(d.score) and (self.history.length or self._on_decision is not None):

@@ -213,6 +213,16 @@ def _kept_per_key(m: Any, _: Sequence[memoryview]) -> None:
         raise WireError("kept's length", len(m.kept), f"the number of keys, {keys}")
 
 
+def _settled(m: Any, payload: Sequence[memoryview]) -> None:
+    _kept_per_key(m, payload)
+    keys, scores = len(m.keys.loader), len(m.score)
+    if len(m.rows) not in (0, keys):
+        raise WireError("rows' length", len(m.rows), f"0 or the number of keys, {keys}")
+    _most("score's length", scores, LIMITS.rows)
+    if sum(m.rows) != scores:
+        raise WireError("score's length", scores, f"the sum of rows, {sum(m.rows)}")
+
+
 def _return(m: Any, _: Sequence[memoryview]) -> None:
     _enum("reason", m.reason, 1, 4, "ReturnReason")
     _keys(m.keys)
@@ -295,7 +305,7 @@ _RULES: dict[str, Callable[[Any, Sequence[memoryview]], None]] = {
     "Selected": _selected,
     "Verdict": _verdict,
     "Ack": _kept_per_key,
-    "Settled": _kept_per_key,
+    "Settled": _settled,
     "Return": _return,
     "Position": _position,
     "ModelBegin": _model_begin,

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from siftd._checks import in_range
 from siftd._ledger import IntervalSet
 from siftd._loader_core import Lease, LoaderCore, LoaderOptions
+from siftd._score_cache import MOST_EVERY
 from siftd._session import new_incarnation
 from siftd._source import Candidate, End, Feed, PassState, Source
 from siftd._transport import IoThread
@@ -39,6 +41,8 @@ class CandidateLoader:
       loader: an iterable of batches; shard it so that each loader index gives other samples.
       loader_index, loader_count: this loader's number among all; it feeds trainer rank index % world.
       epochs: passes over the data; None = until the trainers are done.
+      rescore_every: score a sample on every n-th visit only, [1, 254], and decide by that score in between: from the
+        second pass on scoring costs about 1 / n. Needs ids that name samples: a map-style dataset's indices, or `ids`.
       start_timeout: seconds to wait for workers and for the trainer's position.
       timeout: seconds without any progress after which run raises SiftdTimeoutError; trainers may pause for long
         (validation), so the default is an hour.
@@ -57,6 +61,7 @@ class CandidateLoader:
         seed: int = 0,
         ids: Callable[[Any], Sequence[int]] | None = None,
         max_batch_bytes: int = 0,
+        rescore_every: int = 1,
         start_timeout: float = 120.0,
         timeout: float = 3600.0,
         job: str = "default",
@@ -69,7 +74,9 @@ class CandidateLoader:
             raise ConfigError("epochs", epochs, ">= 1, or None")
         self._endpoints, self._epochs, self._seed = list(endpoints), epochs, seed
         self._start_timeout, self._timeout = start_timeout, timeout
+        in_range("rescore_every", rescore_every, 1, MOST_EVERY)
         self._source = Source(loader, ids)
+        self._source.check_rescoring(rescore_every)
         self._changed = threading.Condition()
         self._feed: Feed | None = None  # guarded by _changed, like the rest
         self._pass = 0
@@ -90,6 +97,7 @@ class CandidateLoader:
                 data_size=self._source.data_size,
                 batch_size=self._source.batch_size or 0,
                 seed=seed,
+                rescore_every=rescore_every,
             ),
             new_incarnation(),
         )

@@ -28,6 +28,8 @@ from siftd._inline import InlineCore, InlineIo
 from siftd._loader_core import LoaderCore, LoaderOptions
 from siftd._outbox import OnDecision, Outbox
 from siftd._passes import Passes
+from siftd._score_cache import MOST_EVERY, ScoreCache
+from siftd._score_cost import ScoreCost
 from siftd._session import new_incarnation
 from siftd._sifted import Sifted
 from siftd._source import Source
@@ -88,6 +90,13 @@ class SiftingDataLoader(Sifted):
       scorer: an export of this model and loss, as workers that take none over the wire were started with
         (siftd.Scorer.load(FILE)), or a PythonScorer; default: exported at the first batch.
       scale_factor: shrinks images for the scoring pass only, (0, 1]; see siftd.export_scorer.
+      score_dtype: "bf16": the scoring pass computes in bfloat16; "float32": as the model does. For workers that
+        start here; others have their own flag, `siftd worker --score-dtype`, as for the next one.
+      score_resolution: image inputs [n, c, h, w] larger than N are scaled to N x N for the scoring pass; 0 = never.
+      score_optimize: fold and fuse the scorer for the workers' CPU at each version: faster convolutions; the last bits
+        of scores differ. For workers that start here and run an exported scorer.
+      rescore_every: score a sample on every n-th visit only, [1, 254], and decide by that score in between: from the
+        second epoch on scoring costs about 1 / n. Needs ids that name samples (see `ids`).
       step_on_next: each `next` counts as an optimizer step on the batch before it, for loops that don't call step().
       feeder_process: pull the loader in a process of its own, outside of this one's GIL.
       on_decision: called on a background thread with each decision: (scores [n] float32, kept rows [k] int64, ids
@@ -129,6 +138,10 @@ class SiftingDataLoader(Sifted):
         targets: Sequence[str] | None = None,
         scorer: Scorer | PythonScorer | None = None,
         scale_factor: float = 1.0,
+        score_dtype: str = "float32",
+        score_resolution: int = 0,
+        score_optimize: bool = False,
+        rescore_every: int = 1,
         step_on_next: bool = False,
         feeder_process: bool = False,
         job: str = "default",
@@ -155,12 +168,24 @@ class SiftingDataLoader(Sifted):
             raise ConfigError("workers", workers, "at least one endpoint")
         if not 0 < scale_factor <= 1:
             raise ConfigError("scale_factor", scale_factor, "(0, 1]")
+        in_range("rescore_every", rescore_every, 1, MOST_EVERY)
+        cost = ScoreCost(score_dtype, score_resolution, score_optimize)
+        if score_optimize and (workers == "inline" or score_dtype != "float32"):
+            raise ConfigError("score_optimize", True, 'False with workers="inline", and with score_dtype="bf16"')
+        if not isinstance(workers, str | int) and not cost.full:
+            raise ConfigError(
+                "score_dtype, score_resolution, score_optimize",
+                f"{score_dtype}, {score_resolution}, {score_optimize}",
+                f'"float32", 0, False where the workers run already: start those with `{" ".join(cost.flags())}`',
+            )
         self._source = Source(loader, ids)
+        self._source.check_rescoring(rescore_every)
+        self._rescore_every = rescore_every
         self._passes = Passes(self._source, feeder_process)
         self._seed = torch.initial_seed() & 0xFFFFFFFFFFFFFFFF if seed is None else seed
         self._wishes = Wishes(
             model, loss, workers, policy, beta, keep, total_steps, sync_every, scorer, targets, scale_factor, job,
-            self._seed, start_timeout,
+            self._seed, start_timeout, cost,
         )  # fmt: skip
         self._model = model
         self._sync_every, self._total_steps, self._steps_per_epoch = sync_every, total_steps, steps_per_epoch
@@ -344,7 +369,10 @@ class SiftingDataLoader(Sifted):
 
     def _make_core(self, r: Running, history: Sequence[float]) -> LoaderCore | InlineCore:
         if r.module is not None:
-            return InlineCore(r.module, r.scorer.fields, r.policy, r.seed, self._total_steps or 0, history)
+            cache = ScoreCache(self._rescore_every, self._source.data_size)
+            return InlineCore(
+                r.module, r.scorer.fields, r.policy, r.seed, self._total_steps or 0, history, self._wishes.cost, cache
+            )  # fmt: skip
         return LoaderCore(self._loader_options(r), new_incarnation())
 
     def _loader_options(self, r: Running) -> LoaderOptions:
@@ -359,6 +387,7 @@ class SiftingDataLoader(Sifted):
             data_size=self._source.data_size,
             batch_size=self._source.batch_size or 0,
             seed=r.seed,
+            rescore_every=self._rescore_every,
         )
 
     # ------------------------------------------------------------------ weights

@@ -113,7 +113,8 @@ class PythonScorer:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A scorer in this process: module(*fields) -> columns, on `device`; its ArtifactManifest and digest.
+    """A scorer in this process: module(*fields) -> columns, on `device`; its ArtifactManifest and digest; the fields of
+    the example batch.
 
     Whoever calls the module puts it into eval mode first.
     """
@@ -122,6 +123,7 @@ class Loaded:
     device: torch.device
     manifest: Any
     sha256: str
+    example: tuple[torch.Tensor, ...] = ()
 
     def state(self) -> list[torch.Tensor]:
         """The tensors of the manifest's state, as they are now: a model may put new ones in their place."""
@@ -190,7 +192,7 @@ def _load(arguments: Mapping[str, Any], factory: str) -> Loaded:
     for spec in built.inputs:
         # Nothing is traced: only the number of dimensions is fixed.
         manifest.inputs.add(name=spec.name, dtype=spec.dtype, shape=[-1] * len(spec.shape))
-    return Loaded(built.module, built.device, manifest, _digest(manifest, factory))
+    return Loaded(built.module, built.device, manifest, _digest(manifest, factory), built.example)
 
 
 def _digest(manifest: Any, factory: str) -> str:

@@ -59,11 +59,13 @@ def endpoints(pool: list[Worker]) -> list[str]:
 
 
 @contextmanager
-def cpp_loaders(pool: list[Worker], csv: Path, count: int, epochs: int) -> Iterator[list[subprocess.Popen[str]]]:
+def cpp_loaders(
+    pool: list[Worker], csv: Path, count: int, epochs: int, *flags: str
+) -> Iterator[list[subprocess.Popen[str]]]:
     processes = [
         subprocess.Popen(
             [example("siftd_cpp_loader"), "--csv", str(csv), *endpoints(pool)]
-            + ["--index", str(i), "--count", str(count), "--epochs", str(epochs), "--batch", "32"],
+            + ["--index", str(i), "--count", str(count), "--epochs", str(epochs), "--batch", "32", *flags],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -108,6 +110,20 @@ def test_a_cpp_trainer_learns_from_what_cpp_loaders_send(
     chance = torch.log(torch.tensor(float(CLASSES)))
     assert confident.mean() < 0.5 * chance, "the saved module learned"
     assert all(int(w.status()["model_version"]) > 1 for w in pool)
+
+
+def test_a_cpp_loader_keeps_scores(pool: list[Worker], csv: Path, scorer: Path) -> None:
+    epochs, every, rows = 6, 3, len(digits()[1])
+    with cpp_loaders(pool, csv, 2, epochs, "--rescore-every", str(every)) as loaders:
+        command = [example("siftd_cpp_trainer"), "--scorer", str(scorer), *endpoints(pool), "--loaders", "2"]
+        trainer = subprocess.run(command, capture_output=True, text=True, timeout=100)
+        assert trainer.returncode == 0, trainer.stderr
+        assert [p.wait(30) for p in loaders] == [0, 0]
+    status = [w.status() for w in pool]
+    assert sum(int(s["candidates"]) for s in status) >= epochs * rows
+    # All of the first pass, a third of the others, and what was settled too late for the next pass.
+    third = rows + (epochs - 1) * rows / every
+    assert 0.9 * third < sum(int(s["scored"]) for s in status) < 1.3 * third
 
 
 def test_a_cpp_trainer_loses_nothing_when_a_worker_is_killed(pool: list[Worker], csv: Path, scorer: Path) -> None:

@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "tests/unit/delivery/core_driver.h"
 
 namespace siftd {
@@ -23,10 +25,11 @@ Candidates Batch(std::uint64_t seq, std::uint64_t pass = 0) {
 
 class LoaderCoreTest : public testing::Test {
  protected:
-  void Make(Mode mode, std::size_t workers) {
+  void Make(Mode mode, std::size_t workers, std::uint32_t rescore_every = 1) {
     LoaderCoreOptions options;
     options.mode = mode;
     options.incarnation = 10;
+    options.rescore_every = rescore_every;
     options.run = mode == Mode::kVerdicts ? kRun : 0;
     core = std::make_unique<LoaderCore>(options, workers, MonoTime{});
     d = std::make_unique<CoreDriver<LoaderCore, LoaderActions>>(*core);
@@ -124,6 +127,43 @@ TEST_F(LoaderCoreTest, CreditOfALostSessionIsGone) {
   d->Reopen(0, 1);
   Offer(Batch(0));
   EXPECT_FALSE(d->Next<Candidates>(0));
+}
+
+// Pass 0 is scored whole; of pass 1 the rows whose hash says so, the others by their last score.
+TEST_F(LoaderCoreTest, ScoresThatSettledBringDecideTheNextVisits) {
+  Make(Mode::kSamples, 1, 2);
+  d->Open(0);
+  GivePosition(0, kRun, {}, true);
+  GiveCredit(0, 100);
+  Candidates batch = Batch(0);
+  batch.sample_id = {1, 2, 3, 4, 5, 6, 7, 8};
+  Offer(batch);
+  EXPECT_THAT(d->Next<Candidates>(0)->prior_score, testing::Each(testing::IsNan()));
+  Settled s;
+  s.run = kRun;
+  s.keys = {{0, 0, 0}};
+  s.kept = {3};
+  s.rows = {8};
+  s.score = {10, 20, 30, 40, 50, 60, 70, 80};
+  d->Say(0, s);
+  batch.key.pass = 1;
+  Offer(batch);
+  const auto again = d->Next<Candidates>(0)->prior_score;
+  ASSERT_EQ(again.size(), 8u);
+  std::size_t known = 0;
+  for (std::size_t i = 0; i < 8; ++i) {
+    if (std::isnan(again[i])) continue;
+    ++known;
+    EXPECT_EQ(again[i], s.score[i]);
+  }
+  EXPECT_GT(known, 0u);
+  EXPECT_LT(known, 8u);
+}
+
+TEST_F(LoaderCoreTest, WithoutRescoringNoPriorScoresAreSent) {
+  Ready();
+  Offer(Batch(0));
+  EXPECT_TRUE(d->Next<Candidates>(0)->prior_score.empty());
 }
 
 TEST_F(LoaderCoreTest, ASettledOfAnotherRunIsIgnored) {

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "tests/unit/graph/batches.h"
 
 namespace siftd {
@@ -30,6 +32,19 @@ TEST(Batcher, MergesUpToMaxRows) {
   EXPECT_EQ(ready[0]->rows, 8);
   EXPECT_EQ(ready[0]->batches.size(), 2u);
   EXPECT_TRUE(batcher.empty());
+}
+
+TEST(Batcher, CountsTheRowsToScore) {
+  Batcher batcher({.max_rows = 8, .max_age = milliseconds(5)});
+  for (std::uint64_t seq = 0; seq < 3; ++seq) {
+    auto batch = MakeBatch(seq);
+    batch->candidates.prior_score = {1, NAN, 1, NAN};
+    EXPECT_TRUE(Add(batcher, batch).empty());
+  }
+  const auto ready = Add(batcher, MakeBatch(3));
+  ASSERT_EQ(ready.size(), 1u);
+  EXPECT_EQ(ready[0]->rows, 6);
+  EXPECT_EQ(ready[0]->batches.size(), 3u);
 }
 
 TEST(Batcher, NeverSplitsALargeBatch) {

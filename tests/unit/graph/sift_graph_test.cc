@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cmath>
 #include <condition_variable>
 #include <map>
 #include <mutex>
@@ -34,6 +35,7 @@ class FakeScorer : public ScorerPort {
   Status CheckInputs(const std::vector<Tensor>& tensors) const override {
     return tensors[0].shape[1] == 13 ? InvalidArgument("13 columns") : OkStatus();
   }
+  std::vector<std::string> Columns() const override { return {"loss"}; }
 
  private:
   struct Task {
@@ -168,6 +170,23 @@ TEST(SiftGraph, PassThroughIsNotScored) {
   EXPECT_EQ(batch->decision.outcome, Outcome::kUnsifted);
   EXPECT_EQ(batch->kept_ids.size(), 4u);
   EXPECT_TRUE(batch->scores.columns.empty());
+}
+
+TEST(SiftGraph, ABatchWithAllPriorScoresNeverGoesToTheModel) {
+  FakeScorer scorer;
+  Collector collector;
+  const auto select = [](ScoredBatch& b) { b.decision = UnsiftedDecision(4); };
+  SiftGraph graph(Options(), &scorer, select, &collector);
+  auto known = MakeBatch(1);
+  known->candidates.prior_score = {1, 2, 3, 4};
+  auto partly = MakeBatch(2);
+  partly->candidates.prior_score = {1, NAN, 3, 4};
+  graph.Submit(known);
+  graph.Submit(partly);
+  collector.WaitFor(2);
+  EXPECT_TRUE(known->scores.columns.empty());
+  EXPECT_THAT(known->scores.names, testing::ElementsAre("loss"));
+  EXPECT_EQ(partly->scores.columns.size(), 1u);
 }
 
 TEST(SiftGraph, AThrowingSelectRejectsThatBatchAlone) {

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <functional>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -138,11 +139,50 @@ TEST_F(EndpointsTest, AnOversizeFrameCutsItsSenderOnly) {
   EXPECT_EQ(Text(ReceiveAtRouter().frames), (std::vector<std::string>{"still", "here"}));
 }
 
+// Sends take in what happened to their socket; a message must not be lost sight of by that, nor one
+// that was left over.
+TEST_F(EndpointsTest, EveryMessageIsNoticedWhateverIsDoneMeanwhile) {
+  constexpr std::size_t kMessages = 2000;
+  ASSERT_TRUE(pool_.Add(router_->BoundEndpoint()).ok());
+  Thread echo("echo", [this] {
+    for (std::size_t i = 0; i < kMessages; ++i) {
+      const auto received = ReceiveAtRouter();
+      for (int twice = 0; twice < 2; ++twice) {
+        EXPECT_EQ(router_->Send(received.peer, received.frames), RouterEndpoint::Sent::kSent);
+      }
+    }
+  });
+  std::mt19937 rng(3);
+  std::size_t sent = 0;
+  std::size_t got = 0;
+  while (got < 2 * kMessages) {
+    for (auto n = rng() % 4; n > 0 && sent < kMessages && 2 * sent < got + 50; --n, ++sent)
+      SendWhenConnected(Message({"a", "b"}), rng() % 2);
+    if (got == 2 * sent) continue;
+    pool_.Poll(kDeadline, wakeup_);
+    DealerPool::Received back;
+    const std::size_t most = got + 1 + rng() % 3;
+    const std::size_t before = got;
+    while (got < most && pool_.Receive(&back)) ++got;
+    ASSERT_GT(got, before);
+  }
+  echo.Join();
+}
+
+TEST_F(EndpointsTest, AReopenedDealerHears) {
+  SendWhenConnected(Message({"a", "b"}));
+  (void)ReceiveAtRouter();
+  pool_.Reopen(0);
+  Echo("again");
+}
+
 TEST_F(EndpointsTest, WakeEndsAPoll) {
   Thread waker("wake", [this] { wakeup_.Wake(); });
   router_->Poll(std::chrono::hours(1), wakeup_);
   wakeup_.Clear();
   waker.Join();
+  wakeup_.Wake();
+  pool_.Poll(std::chrono::hours(1), wakeup_);
 }
 
 TEST(RouterEndpoint, OtherHostsAreRefusedWithoutAWord) {

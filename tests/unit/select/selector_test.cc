@@ -171,6 +171,37 @@ TEST(Selector, PriorScoreReplacesTheComputedOne) {
   EXPECT_THAT(batch.decision.score, ElementsAre(9, 2));
 }
 
+// The policy that nobody named depends on the columns, which a batch that needs no model has too.
+TEST(Selector, PriorScoresAloneDecide) {
+  Selector selector;
+  ScoredBatch batch = Batch({}, {NAN, NAN});
+  batch.candidates.prior_score = {1.0f, 0.0f};
+  batch.scores.names = {"loss", "confidence"};
+  batch.scores.columns.clear();
+  batch.model_version = batch.model_step = 0;
+  selector.Select(batch);
+  EXPECT_EQ(batch.decision.outcome, Outcome::kDecided);
+  EXPECT_EQ(batch.decision.column, "confidence");
+  EXPECT_THAT(batch.decision.score, ElementsAre(1, 0));
+  EXPECT_THAT(batch.decision.keep_probability, ElementsAre(0.05f, 1));
+  EXPECT_EQ(batch.decision.model_version, 0u);
+  EXPECT_EQ(batch.decision.score_seconds, 0.0f);
+}
+
+TEST(Selector, PriorScoresDecideAsComputedOnesDo) {
+  PolicyOptions policy;
+  policy.kind = LossCdfOptions{.beta = 1};
+  Selector scored;
+  Selector known;
+  ScoredBatch a = Batch(policy, {1, 2, 3, 4});
+  ScoredBatch b = Batch(policy, {0, 0, 0, 0});
+  b.candidates.prior_score = {1, 2, 3, 4};
+  scored.Select(a);
+  known.Select(b);
+  EXPECT_EQ(a.decision.kept, b.decision.kept);
+  EXPECT_EQ(a.decision.percentile, b.decision.percentile);
+}
+
 TEST(Selector, PassThroughNeedsNoScores) {
   Selector selector;
   ScoredBatch batch = Batch(Uniform(0.01), {});

@@ -54,6 +54,27 @@ TEST(WorkerConfig, RefusalsNameFieldValueAndRange) {
   EXPECT_EQ(config.Validate().message(), "policy: uniform.keep is 2; allowed: (0, 1]");
 }
 
+TEST(WorkerConfig, CheaperScoresAreChecked) {
+  WorkerConfig config;
+  ASSERT_TRUE(ParseConfig("score_dtype: \"bf16\" score_resolution: 16", "t", &config).ok());
+  EXPECT_EQ(config.Validate(), OkStatus());
+  EXPECT_EQ(config.score_resolution, 16u);
+  config.score_dtype = "fp8";
+  EXPECT_EQ(config.Validate().message(), "score_dtype is 'fp8'; allowed: float32, bf16");
+  config = WorkerConfig();
+  config.score_resolution = 4;
+  EXPECT_EQ(config.Validate().message(), "score_resolution is 4; allowed: 0, or [8, 4096]");
+  config = WorkerConfig();
+  config.score_optimize = true;
+  EXPECT_EQ(config.Validate(), OkStatus());
+  config.score_dtype = "bf16";
+  EXPECT_EQ(config.Validate().message(),
+            "score_optimize is true; allowed: false with score_dtype bf16");
+  config.device = "cuda:1";
+  EXPECT_EQ(config.Validate().message(),
+            "score_optimize is true; allowed: false with device cuda:1");
+}
+
 TEST(WorkerConfig, BackendPythonNeedsAFactory) {
   WorkerConfig config;
   config.backend = "python";
