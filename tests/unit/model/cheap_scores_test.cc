@@ -34,7 +34,7 @@ Frame ImageArchive(const std::string& body) {
   torch::jit::Module module("Images");
   module.register_parameter("w", torch::full({2, 2}, 1.0 + 1.0 / 512), false);
   module.register_parameter("bias", torch::full({2}, 1.0 + 1.0 / 512), false);
-  module.define("def forward(self, x):\n" + body);
+  module.define("def forward(self, x):\n" + body + "\n");
   std::ostringstream out;
   module.save(out, {{"siftd.manifest", "the manifest"}});
   return Frame::Adopt(out.str());
@@ -84,7 +84,7 @@ TEST(ScoreDtype, BiasesAndIntegersStayAsTheyAre) {
   EXPECT_THAT(Score(scorer, Image())->scores.columns.at(0), ElementsAre(1.0f + 1.0f / 512));
   Scorer integers{{.cost = {.bf16 = true}}};
   ASSERT_TRUE(
-      Load(integers, "  return x.flatten(1).sum(1).to(torch.float)", ImageManifest(DType::kInt64))
+      Load(integers, "  return x.flatten(1).sum(1).float()", ImageManifest(DType::kInt64))
           .ok());
   auto batch = Image();
   std::vector<std::int64_t> pixels(256, 1025);  // 1024 in bfloat16
@@ -96,7 +96,7 @@ TEST(ScoreDtype, BiasesAndIntegersStayAsTheyAre) {
 // A trace's own casts stay: what they give meets bfloat16 weights, and operators see to it.
 TEST(ScoreDtype, ATraceMayCast) {
   Scorer scorer{{.cost = {.bf16 = true}}};
-  ASSERT_TRUE(Load(scorer, "  return (x.to(torch.float).flatten(1)[:, :2] @ self.w).sum(1)",
+  ASSERT_TRUE(Load(scorer, "  return (x.float().flatten(1)[:, :2] @ self.w).sum(1)",
                    ImageManifest())
                   .ok());
   EXPECT_THAT(Score(scorer, Image())->scores.columns.at(0), ElementsAre(2.0f));
@@ -106,8 +106,8 @@ TEST(ScoreDtype, WhatCannotRunInBf16IsRefusedAtLoad) {
   Scorer scorer{{.cost = {.bf16 = true}}};
   const Status status =
       Load(scorer,
-           "  return torch.bincount(self.w.view(-1).to(torch.int)).to(torch.float)[:1] *\\\n"
-           "      torch.linalg.det(self.w)",
+           "  return torch.bincount(self.w.view(-1).int()).float()[:1] *\\\n"
+           "      torch.det(self.w)",
            ImageManifest());
   EXPECT_THAT(status.message(), HasSubstr("score_dtype is 'bf16'; allowed: what this scorer can "
                                           "compute. It takes x float32 [-1, 1, 16, 16]"));
@@ -158,7 +158,7 @@ TEST(ScoreResolution, ImagesAreScaledBilinearly) {
 TEST(ScoreResolution, BytesAreScaledAndRounded) {
   Scorer scorer{{.cost = {.resolution = 8}}};
   ASSERT_TRUE(
-      Load(scorer, "  return x[:, 0, 0, 1].to(torch.float)", ImageManifest(DType::kUInt8)).ok());
+      Load(scorer, "  return x[:, 0, 0, 1].float()", ImageManifest(DType::kUInt8)).ok());
   std::vector<std::uint8_t> pixels(256);
   std::iota(pixels.begin(), pixels.end(), std::uint8_t{0});
   auto batch = Image();
