@@ -20,6 +20,8 @@ from support import Rows, toy_model
     [
         ({"score_dtype": "fp8"}, "score_dtype is 'fp8'; allowed: float32 or bf16"),
         ({"score_resolution": 4}, "score_resolution is 4; allowed"),
+        ({"score_optimize": True, "workers": "inline"}, "score_optimize is True; allowed: False"),
+        ({"score_optimize": True, "score_dtype": "bf16"}, "score_optimize is True; allowed: False"),
         ({"rescore_every": 0}, "rescore_every is 0; allowed"),
         ({"rescore_every": 255}, "rescore_every is 255; allowed"),
         (
@@ -46,6 +48,7 @@ def test_rescoring_needs_ids_that_name_samples() -> None:
 def test_flags_are_the_workers() -> None:
     assert ScoreCost().flags() == ()
     assert ScoreCost("bf16", 16).flags() == ("--score-dtype", "bf16", "--score-resolution", "16")
+    assert ScoreCost(optimize=True).flags()[-1] == "--score-optimize"
 
 
 def test_only_larger_images_are_scaled() -> None:

@@ -84,8 +84,7 @@ TEST(ScoreDtype, BiasesAndIntegersStayAsTheyAre) {
   EXPECT_THAT(Score(scorer, Image())->scores.columns.at(0), ElementsAre(1.0f + 1.0f / 512));
   Scorer integers{{.cost = {.bf16 = true}}};
   ASSERT_TRUE(
-      Load(integers, "  return x.flatten(1).sum(1).float()", ImageManifest(DType::kInt64))
-          .ok());
+      Load(integers, "  return x.flatten(1).sum(1).float()", ImageManifest(DType::kInt64)).ok());
   auto batch = Image();
   std::vector<std::int64_t> pixels(256, 1025);  // 1024 in bfloat16
   batch->candidates.tensors = {
@@ -96,19 +95,17 @@ TEST(ScoreDtype, BiasesAndIntegersStayAsTheyAre) {
 // A trace's own casts stay: what they give meets bfloat16 weights, and operators see to it.
 TEST(ScoreDtype, ATraceMayCast) {
   Scorer scorer{{.cost = {.bf16 = true}}};
-  ASSERT_TRUE(Load(scorer, "  return (x.float().flatten(1)[:, :2] @ self.w).sum(1)",
-                   ImageManifest())
-                  .ok());
+  ASSERT_TRUE(
+      Load(scorer, "  return (x.float().flatten(1)[:, :2] @ self.w).sum(1)", ImageManifest()).ok());
   EXPECT_THAT(Score(scorer, Image())->scores.columns.at(0), ElementsAre(2.0f));
 }
 
 TEST(ScoreDtype, WhatCannotRunInBf16IsRefusedAtLoad) {
   Scorer scorer{{.cost = {.bf16 = true}}};
-  const Status status =
-      Load(scorer,
-           "  return torch.bincount(self.w.view(-1).int()).float()[:1] *\\\n"
-           "      torch.det(self.w)",
-           ImageManifest());
+  const Status status = Load(scorer,
+                             "  return torch.bincount(self.w.view(-1).int()).float()[:1] *\\\n"
+                             "      torch.det(self.w)",
+                             ImageManifest());
   EXPECT_THAT(status.message(), HasSubstr("score_dtype is 'bf16'; allowed: what this scorer can "
                                           "compute. It takes x float32 [-1, 1, 16, 16]"));
   EXPECT_FALSE(scorer.loaded());
@@ -157,8 +154,7 @@ TEST(ScoreResolution, ImagesAreScaledBilinearly) {
 
 TEST(ScoreResolution, BytesAreScaledAndRounded) {
   Scorer scorer{{.cost = {.resolution = 8}}};
-  ASSERT_TRUE(
-      Load(scorer, "  return x[:, 0, 0, 1].float()", ImageManifest(DType::kUInt8)).ok());
+  ASSERT_TRUE(Load(scorer, "  return x[:, 0, 0, 1].float()", ImageManifest(DType::kUInt8)).ok());
   std::vector<std::uint8_t> pixels(256);
   std::iota(pixels.begin(), pixels.end(), std::uint8_t{0});
   auto batch = Image();
