@@ -130,6 +130,31 @@ def test_only_the_first_verdict_settles() -> None:
     assert core.duplicates == 1, "of another run"
 
 
+def test_the_runs_end_is_told_by_each_worker_after_what_it_settled() -> None:
+    """A bug once: the loader left with the first worker's Goodbye; what the others settled was not counted."""
+    core = LoaderCore(LoaderOptions(mode=wire_pb2.MODE_SAMPLES), 1)
+    for worker in range(2):
+        core.add_worker(0.0)
+        open_session(core, worker)
+        tell(core, worker, wire_pb2.Position(run=5, world=1))
+    core.position = None
+    for worker in range(2):
+        tell(core, worker, wire_pb2.Credit(batches=1, bytes=100))
+    for seq in range(2):
+        core.offer(lease(seq), 0.0)
+    assert {lease.worker for lease in core.leases.values()} == {0, 1}
+    for worker in range(2):
+        seqs = [k[1] for k, at in core.leases.items() if at.worker == worker]
+        settled = wire_pb2.Settled(run=5, kept=[3])
+        settled.keys.loader.append(0)
+        getattr(settled.keys, "pass").append(0)
+        settled.keys.seq.extend(seqs)
+        tell(core, worker, settled)
+        tell(core, worker, wire_pb2.Goodbye(reason=wire_pb2.GOODBYE_DONE, run=5))
+        assert core.done
+        assert core.told == (worker == 1)
+
+
 def test_the_end_of_an_older_job_is_not_its_own() -> None:
     core = LoaderCore(LoaderOptions(mode=wire_pb2.MODE_SAMPLES), 1)
     core.add_worker(0.0)

@@ -59,6 +59,7 @@ class _Account:
     granted_bytes: int = 0
     sent_batches: int = 0
     sent_bytes: int = 0
+    said_done: bool = False  # in this session; all its Settled came before
 
     @property
     def free(self) -> int:
@@ -116,6 +117,11 @@ class LoaderCore(ClientCore):
     @property
     def outstanding(self) -> int:
         return len(self.pending) + len(self.leases)
+
+    @property
+    def told(self) -> bool:
+        """The run is done, and no worker that is there still owes a Settled."""
+        return self.done and all(self._accounts[lease.worker].said_done for lease in self.leases.values())
 
     def oldest(self) -> Lease | None:
         """The undecided lease with the lowest key."""
@@ -298,6 +304,7 @@ class LoaderCore(ClientCore):
                 self._begin_run(message)
             case wire_pb2.Goodbye() if message.reason == wire_pb2.GOODBYE_DONE:
                 self._done_run = max(self._done_run, message.run)
+                self._accounts[worker].said_done |= message.run >= self.run
                 # Without a position it is the end of a job before this one, which the workers still remember.
                 self.done = self.run != 0 and self._done_run >= self.run
 

@@ -25,6 +25,7 @@ from siftd._wire import wire_pb2
 from siftd._wire_tensor import pack
 from siftd.errors import ConfigError, SiftdTimeoutError, WorkerError
 
+LAST_WORDS = 5.0  # seconds for what workers still have to tell after the run's end
 PENDING_MOST = 2  # batches taken from the loader and not yet sent
 
 
@@ -113,6 +114,7 @@ class CandidateLoader:
         position = self._wait_position()
         while position is not None:
             position = self._run_from(position)
+        self._wait_told()
         self.close()
 
     def _wait_position(self) -> Any:
@@ -204,6 +206,13 @@ class CandidateLoader:
                     return position
                 self._wait_for_progress(self._pass)
         return None
+
+    def _wait_told(self) -> None:
+        """The run's end comes by each worker's own link, after what that one settled: else figures would be short."""
+        deadline = time.monotonic() + LAST_WORDS
+        with self._changed:
+            while self.core.done and not self.core.told and time.monotonic() < deadline:
+                self._changed.wait(0.1)
 
     def _wait_for_progress(self, number: int) -> None:
         waited = time.monotonic() - self._progress
