@@ -35,7 +35,7 @@ struct PublisherCore::Impl final : ClientLinks::Owner {
     bool needs_artifact = false;
     bool takes_artifact = false;
     std::string artifact_sha256;  // that it has
-    std::uint64_t refused = 0;  // newest version that it refused
+    std::uint64_t refused = 0;    // newest version that it refused
     int corrupt = 0;
     SnapshotPtr sending;
     std::uint32_t next_chunk = 0;
