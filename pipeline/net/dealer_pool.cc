@@ -1,7 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "pipeline/net/dealer_pool.h"
 
+#include <poll.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <exception>
 #include <random>
+#include <system_error>
 #include <utility>
 
 #include "pipeline/net/socket_options.h"
@@ -15,21 +24,33 @@ constexpr int kLingerMs = 200;  // for Goodbyes; a peer that is gone costs its c
 }  // namespace
 
 struct DealerPool::Impl {
-  explicit Impl(const DealerOptions& o) : options(o) {}
+  explicit Impl(const DealerOptions& o) : options(o), epoll(epoll_create1(EPOLL_CLOEXEC)) {
+    if (epoll < 0) throw std::system_error(errno, std::generic_category(), "epoll_create1");
+  }
+  ~Impl() { close(epoll); }
+  Impl(const Impl&) = delete;
+  Impl& operator=(const Impl&) = delete;
 
+  // libzmq's descriptor of a socket tells that something happened, once; whether a message is there
+  // must be asked after that, and after each send, which may have taken the news in.
   struct Link {
     std::string endpoint;
     std::unique_ptr<zmq::socket_t> socket;
+    bool ready = false;  // in `ready`
+    bool asked = false;  // in `ask`
   };
 
   DealerOptions options;
   zmq::context_t context{1};
   std::vector<Link> links;
-  std::vector<zmq::pollitem_t> items;  // scratch
-  std::size_t turn = 0;
+  const int epoll;
+  std::vector<std::size_t> ready;  // links that had messages
+  std::vector<std::size_t> ask;    // links that may have some
+  std::size_t turn = 0;            // in `ready`
   std::minstd_rand jitter{std::random_device{}()};
 
-  void Open(Link& link) {
+  // `at`: number of the link.
+  void Open(Link& link, std::size_t at) {
     auto socket = std::make_unique<zmq::socket_t>(context, zmq::socket_type::dealer);
     net::Configure(*socket, {options.max_frame_bytes, options.high_water_mark, 34});
     socket->set(zmq::sockopt::immediate, true);
@@ -39,7 +60,43 @@ struct DealerPool::Impl {
     socket->set(zmq::sockopt::connect_timeout, 3000);
     socket->set(zmq::sockopt::ipv6, link.endpoint.find('[') != std::string::npos);
     socket->connect(link.endpoint);
+    // The old one's descriptor lives until libzmq's own thread closes it.
+    if (link.socket != nullptr) Watch(EPOLL_CTL_DEL, link.socket->get(zmq::sockopt::fd), 0);
+    Watch(EPOLL_CTL_ADD, socket->get(zmq::sockopt::fd), at);
     link.socket = std::move(socket);
+  }
+
+  void Watch(int what, int fd, std::uint64_t number) const {
+    epoll_event event{.events = EPOLLIN, .data = {.u64 = number}};
+    if (epoll_ctl(epoll, what, fd, &event) != 0)
+      throw std::system_error(errno, std::generic_category(), "epoll_ctl");
+  }
+
+  void Ask(std::size_t i) {
+    if (!std::exchange(links[i].asked, true)) ask.push_back(i);
+  }
+
+  // Those that Receive left, the next in turn first.
+  void AskReady() {
+    for (std::size_t k = 0; k < ready.size(); ++k) {
+      const std::size_t i = ready[(turn + k) % ready.size()];
+      links[i].ready = false;
+      Ask(i);
+    }
+    ready.clear();
+    turn = 0;
+  }
+
+  void Answer() {
+    for (const std::size_t i : ask) {
+      Link& link = links[i];
+      link.asked = false;
+      if (!link.ready && (link.socket->get(zmq::sockopt::events) & ZMQ_POLLIN) != 0) {
+        link.ready = true;
+        ready.push_back(i);
+      }
+    }
+    ask.clear();
   }
 };
 
@@ -51,10 +108,11 @@ DealerPool::~DealerPool() {
 Result<std::size_t> DealerPool::Add(const std::string& endpoint) {
   try {
     Impl::Link link{endpoint, nullptr};
-    impl_->Open(link);
+    impl_->Open(link, impl_->links.size());
     impl_->links.push_back(std::move(link));
+    impl_->Ask(impl_->links.size() - 1);
     return impl_->links.size() - 1;
-  } catch (const zmq::error_t& e) {
+  } catch (const std::exception& e) {
     return InvalidArgument("endpoint is '" + endpoint + "': " + e.what() +
                            "; allowed: tcp://ADDRESS:PORT or ipc://PATH");
   }
@@ -62,35 +120,54 @@ Result<std::size_t> DealerPool::Add(const std::string& endpoint) {
 
 std::size_t DealerPool::size() const { return impl_->links.size(); }
 const std::string& DealerPool::endpoint(std::size_t i) const { return impl_->links[i].endpoint; }
-void DealerPool::Reopen(std::size_t i) { impl_->Open(impl_->links[i]); }
+void DealerPool::Reopen(std::size_t i) {
+  impl_->Open(impl_->links[i], i);
+  impl_->Ask(i);
+}
 
 void DealerPool::Poll(Duration timeout, const Wakeup& wakeup) {
-  auto& items = impl_->items;
-  items.clear();
-  for (Impl::Link& link : impl_->links) items.push_back({link.socket->handle(), 0, ZMQ_POLLIN, 0});
-  items.push_back({nullptr, wakeup.fd(), ZMQ_POLLIN, 0});
-  try {
-    zmq::poll(items.data(), items.size(), std::chrono::duration_cast<milliseconds>(timeout));
-  } catch (const zmq::error_t& e) {
-    if (e.num() != EINTR) throw;
+  Impl& m = *impl_;
+  const MonoTime deadline = Now() + timeout;
+  pollfd fds[] = {{m.epoll, POLLIN, 0}, {wakeup.fd(), POLLIN, 0}};
+  m.AskReady();
+  m.Answer();
+  while (true) {
+    const Duration left = m.ready.empty() ? deadline - Now() : Duration::zero();
+    const auto ms = std::max<std::int64_t>(0, std::chrono::ceil<milliseconds>(left).count());
+    const int woken = poll(fds, 2, static_cast<int>(ms));
+    if (woken > 0 && fds[0].revents != 0) {
+      std::array<epoll_event, 64> events;  // the rest at the next Poll
+      const int n = epoll_wait(m.epoll, events.data(), static_cast<int>(events.size()), 0);
+      for (int k = 0; k < n; ++k) m.Ask(events[static_cast<std::size_t>(k)].data.u64);
+      m.Answer();
+    }
+    // Most of what happens to a connection brings no message.
+    if (woken <= 0 || !m.ready.empty() || fds[1].revents != 0) return;
   }
 }
 
 bool DealerPool::Receive(Received* out) {
-  const std::size_t n = impl_->links.size();
-  for (std::size_t k = 0; k < n; ++k) {
-    const std::size_t i = (impl_->turn + k) % n;
-    const auto outcome = net::ReceiveAll(*impl_->links[i].socket, 34, &out->frames);
-    if (outcome == net::ReceiveOutcome::kNothing) continue;
-    impl_->turn = i + 1;
-    out->worker = i;
+  Impl& m = *impl_;
+  while (!m.ready.empty()) {
+    if (m.turn >= m.ready.size()) m.turn = 0;
+    const auto at = m.ready.begin() + static_cast<std::ptrdiff_t>(m.turn);
+    Impl::Link& link = m.links[*at];
+    const auto outcome = net::ReceiveAll(*link.socket, 34, &out->frames);
+    if (outcome == net::ReceiveOutcome::kNothing) {
+      link.ready = false;
+      m.ready.erase(at);
+      continue;
+    }
+    out->worker = *at;
     out->too_many_frames = outcome == net::ReceiveOutcome::kTooManyFrames;
+    ++m.turn;
     return true;
   }
   return false;
 }
 
 DealerPool::Sent DealerPool::Send(std::size_t i, const Frames& frames) {
+  impl_->Ask(i);
   return net::SendAll(*impl_->links[i].socket, frames) == net::SendOutcome::kSent ? Sent::kSent
                                                                                   : Sent::kNotNow;
 }

@@ -36,7 +36,8 @@ class DealerPool {
   // peer.
   void Reopen(std::size_t i);
 
-  // Until a message is there, `wakeup` was woken, or the time is over.
+  // Until a message is there, `wakeup` was woken, or the time is over (a signal may end it sooner).
+  // Its cost grows with the workers that something came from, not with all.
   void Poll(Duration timeout, const Wakeup& wakeup);
 
   struct Received {
@@ -44,7 +45,7 @@ class DealerPool {
     Frames frames;
     bool too_many_frames = false;
   };
-  // False: nothing is there now. Workers take turns.
+  // False: nothing of what was there at the last Poll is left. Workers take turns.
   bool Receive(Received* out);
 
   enum class Sent { kSent, kNotNow };
