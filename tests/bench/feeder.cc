@@ -52,6 +52,7 @@ void Feeder::Start() {
   loader.index = options_.index;
   loader.count = options_.count;
   loader.epochs = 1;
+  for (const Tensor& tensor : options_.tensors) loader.max_batch_bytes += tensor.bytes.size();
   loader_ = Must(LoaderClient::Connect(loader));
   train_ = Thread("bench-train", [this] { Train(); });
   offer_ = Thread("bench-offer", [this] { Offer(); });

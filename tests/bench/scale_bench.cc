@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // siftd_scale_bench: a loader and its trainer rank that keep a pool of fixed-cost workers busy.
-// Rank 0 publishes. Says "ready" once it is connected, begins when a line comes on standard input,
-// prints what it measured as JSON, and ends when standard input does: until then other ranks go on.
+// Rank 0 publishes. Says "ready" once it is connected. Standard input then leads all ranks through
+// the same times, a line each: go; begin to measure; end, and print what was measured as JSON. It
+// ends when standard input does.
 #include <sys/resource.h>
 
 #include <CLI/CLI.hpp>
@@ -11,7 +12,6 @@
 #include <fstream>
 #include <iostream>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -28,8 +28,6 @@ struct Flags {
   std::uint64_t run = 0;
   std::int64_t rows = 128;
   std::int64_t features = 16;
-  double warm_seconds = 0.5;
-  double seconds = 2;
 };
 
 double CpuSeconds() {
@@ -48,8 +46,6 @@ std::uint64_t ResidentBytes() {
   }
   return 0;
 }
-
-void Sleep(double seconds) { std::this_thread::sleep_for(std::chrono::duration<double>(seconds)); }
 
 // What the scorer of the pool was exported for: (float32 [n, features], int64 [n]).
 std::vector<Tensor> MakeBatch(const Flags& flags) {
@@ -82,16 +78,20 @@ void Run(const Flags& flags) {
   feeder.Start();
   std::printf("ready\n");
   std::fflush(stdout);
-  std::string line;
-  if (!std::getline(std::cin, line)) std::_Exit(0);
-
+  const auto next_line = [] {
+    std::string line;
+    if (!std::getline(std::cin, line)) std::_Exit(0);
+  };
+  next_line();
   feeder.Go();
-  feeder.WaitArrived(0);
-  Sleep(flags.warm_seconds);
+  next_line();
+  // From an arrival to an arrival: a part of a batch is not counted.
+  feeder.WaitArrived(feeder.arrived());
   const double cpu = CpuSeconds();
   const std::uint64_t first = feeder.arrived();
   const MonoTime begin = Now();
-  Sleep(flags.seconds);
+  next_line();
+  feeder.WaitArrived(feeder.arrived());
   const std::uint64_t batches = feeder.arrived() - first;
   const double seconds = Seconds(Now() - begin);
   std::printf(
@@ -99,7 +99,8 @@ void Run(const Flags& flags) {
       static_cast<unsigned long long>(batches), seconds, CpuSeconds() - cpu,
       static_cast<unsigned long long>(ResidentBytes()));
   std::fflush(stdout);
-  std::getline(std::cin, line);
+  std::string end;
+  std::getline(std::cin, end);
   // Of several ranks each would wait for the others' ends.
   if (flags.count > 1) std::_Exit(0);
 }
@@ -116,8 +117,6 @@ int main(int argc, char** argv) {
   app.add_option("--run", flags.run, "The same for all ranks");
   app.add_option("--rows", flags.rows, "Of a candidate batch");
   app.add_option("--features", flags.features, "float32 numbers of each row");
-  app.add_option("--warm-seconds", flags.warm_seconds);
-  app.add_option("--seconds", flags.seconds, "Of the measurement");
   CLI11_PARSE(app, argc, argv);
   siftd::bench::Run(flags);
 }
