@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "pipeline/base/hex.h"
 #include "pipeline/model/artifact_file.h"
 #include "pipeline/wire/artifact_codec.h"
 #include "pipeline/wire/digest.h"

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "pipeline/base/hex.h"
 #include "pipeline/delivery/client_links.h"
 
 namespace siftd {
@@ -12,17 +13,6 @@ namespace {
 constexpr int kCorruptTransfers = 2;  // of one worker, before a version counts as refused
 
 using SnapshotPtr = std::shared_ptr<const ModelSnapshot>;
-
-// As Welcome names an artifact: lower-case hexadecimal.
-std::string Hexadecimal(const std::string& bytes) {
-  constexpr std::string_view kDigits = "0123456789abcdef";
-  std::string out;
-  for (const char c : bytes) {
-    const auto byte = static_cast<unsigned char>(c);
-    out += {kDigits[byte >> 4U], kDigits[byte & 15U]};
-  }
-  return out;
-}
 
 }  // namespace
 
@@ -63,7 +53,7 @@ struct PublisherCore::Impl final : ClientLinks::Owner {
   SnapshotPtr newest;
   SnapshotPtr newest_full;
   SnapshotPtr artifact;
-  std::string artifact_sha256;  // of `artifact`
+  std::string artifact_sha256;  // of `artifact`, in hexadecimal, as a Welcome tells it
   std::uint64_t step = 0;
   std::vector<PublisherActions::Applied> applied;
 };
@@ -263,7 +253,7 @@ void PublisherCore::Offer(std::shared_ptr<const ModelSnapshot> snapshot, MonoTim
 
 void PublisherCore::SetArtifact(std::shared_ptr<const ModelSnapshot> artifact, MonoTime now) {
   impl_->artifact = std::move(artifact);
-  impl_->artifact_sha256 = Hexadecimal(impl_->artifact->begin.sha256);
+  impl_->artifact_sha256 = Hex(impl_->artifact->begin.sha256);
   for (std::size_t w = 0; w < impl_->peers.size(); ++w) impl_->Pump(w, now);
 }
 

@@ -8,7 +8,7 @@
 #include <string>
 #include <type_traits>
 
-#include "pipeline/wire/digest.h"
+#include "pipeline/base/hex.h"
 #include "pipeline/wire/limits.h"
 #include "pipeline/wire/message_codec.h"
 

@@ -59,17 +59,6 @@ std::string Sha256Stream::Final() {
   return digest;
 }
 
-std::string Hex(std::string_view bytes) {
-  constexpr char kDigits[] = "0123456789abcdef";
-  std::string text;
-  text.reserve(2 * bytes.size());
-  for (const char c : bytes) {
-    text += kDigits[static_cast<unsigned char>(c) >> 4];
-    text += kDigits[static_cast<unsigned char>(c) & 15];
-  }
-  return text;
-}
-
 std::uint32_t Crc32(std::span<const std::uint8_t> bytes) {
   uLong crc = crc32(0L, Z_NULL, 0);
   constexpr std::size_t kStep = 1u << 30;  // zlib counts in 32 bits

@@ -7,7 +7,6 @@
 #include <memory>
 #include <span>
 #include <string>
-#include <string_view>
 
 namespace siftd {
 
@@ -31,8 +30,6 @@ class Sha256Stream {
   std::unique_ptr<State> state_;
 };
 
-// Lower-case hexadecimal of any bytes.
-std::string Hex(std::string_view bytes);
 // zlib's CRC-32.
 std::uint32_t Crc32(std::span<const std::uint8_t> bytes);
 
