@@ -1,16 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The inline benchmark's model and batches, and a neighbour that runs forwards: as a program, it is that neighbour."""
+"""The inline benchmark's model and batches; as a program, the neighbour that runs its forwards."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
+from processes import run_forwards
 from torch import nn
 
 ROWS, CLASSES, POOL = 32, 10, 32  # POOL: batches in memory, handed out again and again
@@ -43,38 +39,5 @@ class Batches:
             yield from self.pool
 
 
-class Neighbour:
-    """Forwards of the model on other cores; stopped but between `go` and `stop`."""
-
-    def __init__(self, cores: set[int]) -> None:
-        self._process = subprocess.Popen([sys.executable, str(Path(__file__).resolve())], stdout=subprocess.PIPE)
-        os.sched_setaffinity(self._process.pid, cores)  # before it makes threads
-        assert self._process.stdout is not None
-        self._process.stdout.readline()
-        self.stop()
-
-    def go(self) -> None:
-        self._process.send_signal(signal.SIGCONT)
-
-    def stop(self) -> None:
-        self._process.send_signal(signal.SIGSTOP)
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-
-
-def main() -> None:
-    torch.set_num_threads(1)
-    model = make_model().eval()
-    with torch.inference_mode():
-        for i, (x, _) in enumerate(Batches()):
-            model(x)
-            if i == 0:
-                print("ready", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    run_forwards(make_model(), Batches())

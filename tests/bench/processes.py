@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The step benchmark's other processes: a loader that feeds a stream, a neighbour that runs forwards.
+"""Other processes of the benchmarks: a loader that feeds a stream, a neighbour that runs forwards.
 
-As a program: `processes.py feed|neighbour KIND ROWS [ENDPOINT...]`.
+As a program, those of the step benchmark: `processes.py feed|neighbour KIND ROWS [ENDPOINT...]`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 def on_cores(cores: Set[int], command: list[str]) -> list[str]:
@@ -29,15 +30,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.stdout.close()
 
 
-def _program(what: str, kind: str, rows: int, cores: Set[int], *more: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, str(Path(__file__).resolve()), what, kind, str(rows), *more]
-    return subprocess.Popen(on_cores(cores, command), stdout=subprocess.PIPE)
+def _program(cores: Set[int], *command: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(on_cores(cores, [sys.executable, *command]), stdout=subprocess.PIPE)
 
 
 @contextmanager
 def feed(kind: str, rows: int, endpoints: Sequence[str], cores: Set[int]) -> Iterator[None]:
     """A CandidateLoader of the step benchmark's batches."""
-    process = _program("feed", kind, rows, cores, *endpoints)
+    process = _program(cores, str(Path(__file__).resolve()), "feed", kind, str(rows), *endpoints)
     try:
         yield
     finally:
@@ -45,10 +45,10 @@ def feed(kind: str, rows: int, endpoints: Sequence[str], cores: Set[int]) -> Ite
 
 
 class Neighbour:
-    """Forwards of the same model on the neighbour core, one after the other; stopped but between `go` and `stop`."""
+    """A Python program that calls `run_forwards`, on other cores; stopped but between `go` and `stop`."""
 
-    def __init__(self, kind: str, rows: int, cores: Set[int]) -> None:
-        self._process = _program("neighbour", kind, rows, cores)
+    def __init__(self, cores: Set[int], *command: str) -> None:
+        self._process = _program(cores, *command)
         assert self._process.stdout is not None
         self._process.stdout.readline()
         self.stop()
@@ -63,6 +63,24 @@ class Neighbour:
         _end(self._process)
 
 
+def step_neighbour(kind: str, rows: int, cores: Set[int]) -> Neighbour:
+    """Of the step benchmark's model."""
+    return Neighbour(cores, str(Path(__file__).resolve()), "neighbour", kind, str(rows))
+
+
+def run_forwards(model: Any, batches: Iterable[tuple[Any, Any]]) -> None:
+    """Forwards on one thread, one after the other; says so after the first."""
+    import torch
+
+    torch.set_num_threads(1)
+    model.eval()
+    with torch.inference_mode():
+        for i, (x, _) in enumerate(batches):
+            model(x)
+            if i == 0:
+                print("ready", flush=True)
+
+
 def _main() -> None:
     import torch
     from step_models import Batches, make_model
@@ -75,12 +93,7 @@ def _main() -> None:
 
         siftd.CandidateLoader(sys.argv[4:], batches, epochs=1).run()
         return
-    model = make_model(kind).eval()
-    with torch.inference_mode():
-        for i, (x, _) in enumerate(batches):
-            model(x)
-            if i == 0:
-                print("ready", flush=True)
+    run_forwards(make_model(kind), batches)
 
 
 if __name__ == "__main__":

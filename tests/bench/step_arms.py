@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pool import pool
-from processes import Neighbour, feed
+from processes import Neighbour, feed, step_neighbour
 from programs import BUILD
 from step_loop import Loop, Round
 from step_models import Batches
@@ -70,7 +70,7 @@ def make_arms(stack: contextlib.ExitStack, kind: str, rows: int, loop: Loop, whi
     near = split_cores()[1]
     arms = {"plain": Arm("plain", iter(Batches(kind, rows)))}
     if "control" in which:
-        beside = Neighbour(kind, rows, near)
+        beside = step_neighbour(kind, rows, near)
         stack.callback(beside.close)
         arms["control"] = Arm("control", iter(Batches(kind, rows)), beside=beside)
     makers = {"drop-in": _drop_in, "stream": _stream}

@@ -19,10 +19,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import inline_model
 import torch
-from inline_model import ROWS, Batches, Neighbour, make_model
+from inline_model import ROWS, Batches, make_model
 from measure import Goal, Measure, Options, Plot, Result, Series, quartiles
 from pool import pool
+from processes import Neighbour
 from programs import BUILD, program
 from step_arms import bound
 from step_loop import Loop
@@ -139,7 +141,7 @@ def _measure(beta: int, plan: Plan) -> Rounds:
         near = split_cores()[1]
         loop = Loop(make_model())
         plain, control = Arm(loop, iter(Batches())), Arm(loop, iter(Batches()))
-        beside = Neighbour(near)
+        beside = Neighbour(near, inline_model.__file__)
         stack.callback(beside.close)
         batches = iter(Batches())
         with bound():

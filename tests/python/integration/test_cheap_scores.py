@@ -56,13 +56,19 @@ def eager(model: nn.Module, x: torch.Tensor) -> np.ndarray[Any, Any]:
     return losses.numpy()
 
 
+def backend_options(backend: str, model: nn.Module) -> dict[str, Any]:
+    match backend:
+        case "inline":
+            return {"workers": "inline"}
+        case "python":
+            return {"scorer": siftd.PythonScorer.from_objects(*(model, *pooled_scorer()[1:]))}
+    return {}
+
+
 @pytest.mark.parametrize("backend", ["jit", "python", "inline"])
 def test_images_are_scored_at_the_lower_resolution(backend: str) -> None:
     model = convolutions(True)
-    options: dict[str, Any] = {"workers": "inline"} if backend == "inline" else {}
-    if backend == "python":
-        options["scorer"] = siftd.PythonScorer.from_objects(*(model, *pooled_scorer()[1:]))
-    found = scores_of(model, score_resolution=8, **options)
+    found = scores_of(model, score_resolution=8, **backend_options(backend, model))
     want = eager(model, F.interpolate(data().tensors[0], size=(8, 8), mode="bilinear"))
     np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-5)
 
@@ -70,10 +76,7 @@ def test_images_are_scored_at_the_lower_resolution(backend: str) -> None:
 @pytest.mark.parametrize("backend", ["jit", "python", "inline"])
 def test_bf16_scores_are_close_and_not_equal(backend: str) -> None:
     model = convolutions(True)
-    options: dict[str, Any] = {"workers": "inline"} if backend == "inline" else {}
-    if backend == "python":
-        options["scorer"] = siftd.PythonScorer.from_objects(*(model, *pooled_scorer()[1:]))
-    found = scores_of(model, score_dtype="bf16", **options)
+    found = scores_of(model, score_dtype="bf16", **backend_options(backend, model))
     want = eager(model, data().tensors[0])
     np.testing.assert_allclose(found, want, rtol=0.02, atol=0.02)
     assert not np.array_equal(found, want)
@@ -92,7 +95,7 @@ def test_a_model_of_a_fixed_size_is_refused_when_the_worker_starts(backend: str)
     if backend == "python":
         options["scorer"] = siftd.PythonScorer.from_objects(*(model, *fixed_scorer()[1:]))
     with pytest.raises(siftd.WorkerError) as refused:
-        scores_of(model, score_resolution=8, **options)
+        scores_of(model, score_resolution=8, **backend_options(backend, model))
     assert "score_resolution is 8; allowed: what this scorer can compute. It takes" in str(refused.value)
     assert "and failed: " in str(refused.value)
 
