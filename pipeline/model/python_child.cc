@@ -31,7 +31,7 @@ Result<std::unique_ptr<PythonChild>> PythonChild::Spawn(const PythonChildOptions
   SIFTD_ASSIGN_OR_RETURN(
       auto process,
       ChildProcess::Spawn(
-          {options.python, "-u", "-m", "siftd._scorer_child", "--factory", options.factory,
+          {options.python, "-u", "-m", "siftd._scorer.child", "--factory", options.factory,
            "--device", options.device, "--threads", std::to_string(options.threads),
            "--score-dtype", options.cost.bf16 ? "bf16" : "float32", "--score-resolution",
            std::to_string(options.cost.resolution)},

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// PythonChild: one `python -m siftd._scorer_child` and the exchange of messages with it. One thread
+// PythonChild: one `python -m siftd._scorer.child` and the exchange of messages with it. One thread
 // at a time. An error of the user's code comes back as kInternal and the child lives on.
 // kUnavailable says how the child ended (it is killed when it does not answer in the agreed form);
 // kDeadlineExceeded: it was killed because it did not answer in time; kCancelled: the worker is

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Messages between a worker and its scorer child (README.md prints the layout; the other end is
-// client/python/siftd/_scorer_child.py). Fixed little-endian structs; tensors follow them as raw
+// client/python/siftd/_scorer/child.py). Fixed little-endian structs; tensors follow them as raw
 // bytes and are never copied here. Pure; any thread.
 #pragma once
 

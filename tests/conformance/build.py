@@ -6,10 +6,10 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from siftd import _wire
-from siftd._wire import artifact_pb2 as a
-from siftd._wire import policy_pb2 as pol
-from siftd._wire import wire_pb2 as w
+from siftd._wire import codec
+from siftd._wire.codec import artifact_pb2 as a
+from siftd._wire.codec import policy_pb2 as pol
+from siftd._wire.codec import wire_pb2 as w
 
 SESSION = w.Session(incarnation=0x0123456789ABCDEF, counter=3)
 RUN = 0x1122334455667788
@@ -105,7 +105,7 @@ def model_begin(**more: Any) -> Any:
         "total_bytes": 4096 + 32,
         "chunk_bytes": 4096,
         "chunks": 2,
-        "sha256": _wire.sha256(bytes(4128)),
+        "sha256": codec.sha256(bytes(4128)),
         "history": [0.5, 1.5],
     }
     return w.ModelBegin(**{**fields, **more})

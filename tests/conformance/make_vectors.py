@@ -19,7 +19,7 @@ from google.protobuf import text_format
 import coin
 import malformed
 import valid
-from siftd import _wire
+from siftd._wire import codec
 
 VECTORS = Path(__file__).parent / "vectors"
 
@@ -71,11 +71,11 @@ def vector(name: str, message: Any, frames: Sequence[Any], canonical: bool) -> d
 
 def valid_vectors() -> list[dict[str, Any]]:
     rows = [
-        vector(name, message, _wire.encode(message, payload), True)
+        vector(name, message, codec.encode(message, payload), True)
         for name, (message, payload) in valid.messages().items()
     ]
     for name, (header, message, payload) in valid.lenient().items():
-        frames = malformed.framed(_wire.TYPES[type(message)], header, *payload)
+        frames = malformed.framed(codec.TYPES[type(message)], header, *payload)
         rows.append(vector(name, message, frames, False))
     return rows
 

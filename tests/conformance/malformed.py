@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 from build import F32, I64, U8, candidates_small, decided, decision, desc, hello_loader, model_begin
-from siftd import _wire
-from siftd._wire import artifact_pb2 as a
-from siftd._wire import wire_pb2 as w
+from siftd._wire import codec
+from siftd._wire.codec import artifact_pb2 as a
+from siftd._wire.codec import wire_pb2 as w
 from valid import messages
 
 Case = tuple[list[bytes], str]
@@ -19,7 +19,7 @@ def framed(number: int, header: bytes, *payload: bytes) -> list[bytes]:
 
 
 def of(message: Any, *payload: bytes) -> list[bytes]:
-    return framed(_wire.TYPES[type(message)], message.SerializeToString(), *payload)
+    return framed(codec.TYPES[type(message)], message.SerializeToString(), *payload)
 
 
 def changed(message: Any, *payload: bytes, **fields: Any) -> list[bytes]:

@@ -23,10 +23,10 @@ from build import (
     model_begin,
     status_reply,
 )
-from siftd import _wire
-from siftd._wire import artifact_pb2 as a
-from siftd._wire import policy_pb2 as pol
-from siftd._wire import wire_pb2 as w
+from siftd._wire import codec
+from siftd._wire.codec import artifact_pb2 as a
+from siftd._wire.codec import policy_pb2 as pol
+from siftd._wire.codec import wire_pb2 as w
 
 
 def messages() -> dict[str, tuple[Any, list[bytes]]]:
@@ -210,7 +210,7 @@ def messages() -> dict[str, tuple[Any, list[bytes]]]:
         "selected": (w.Selected(**verdict, sample_id=[6, 8], tensor=two_descs), two_rows),
         "selected_no_rows": (w.Selected(**ids, decision=rejected), []),
         "model_chunk": (
-            w.ModelChunk(session=SESSION, run=RUN, version=1, index=1, crc32=_wire.crc32(chunk)),
+            w.ModelChunk(session=SESSION, run=RUN, version=1, index=1, crc32=codec.crc32(chunk)),
             [chunk],
         ),
     }

@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 import siftd
-from siftd._trace import device_constants
+from siftd._scorer.trace import device_constants
 from siftd.losses import BatchLoss
 
 G = torch.Generator().manual_seed(8)

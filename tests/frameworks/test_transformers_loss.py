@@ -15,7 +15,7 @@ from torch import nn
 
 import siftd
 from hf_support import VOCABULARY, bert, bert_config
-from siftd._hf_loss import loss_of
+from siftd._frameworks.hf_loss import loss_of
 
 ROWS, WIDTH = 5, 6
 

@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 import siftd
 from hf_support import make_trainer
 from launch import launch
-from siftd._hf_data import _shard
+from siftd._frameworks.hf_data import _shard
 from siftd.transformers import enable_sifting
 
 

@@ -16,7 +16,7 @@ import hf_run
 import siftd
 from hf_support import RecordingTrainer, make_trainer
 from launch import launch
-from siftd._hf_loop import read_state
+from siftd._frameworks.hf_loop import read_state
 from siftd.transformers import STATE_FILE, enable_sifting
 from support import Worker
 

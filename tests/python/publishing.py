@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from siftd._publisher import PublisherCore
-from siftd._snapshot import Snapshot, model_begin
-from siftd._transport import Actions
-from siftd._wire import wire_pb2
+from siftd._net.transport import Actions
+from siftd._weights.publisher import PublisherCore
+from siftd._weights.snapshot import Snapshot, model_begin
+from siftd._wire.codec import wire_pb2
 from siftd.v1 import artifact_pb2
 
 FULL, DELTA, ARTIFACT = wire_pb2.MODEL_KIND_FULL, wire_pb2.MODEL_KIND_DELTA, wire_pb2.MODEL_KIND_ARTIFACT

@@ -12,11 +12,11 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from siftd._client_core import ClientCore
-from siftd._loader_core import Lease, LoaderCore, LoaderOptions
-from siftd._trainer_core import EpochMark, TrainerCore, TrainerOptions
-from siftd._transport import Actions
-from siftd._wire import wire_pb2
+from siftd._delivery.client_core import ClientCore
+from siftd._delivery.loader_core import Lease, LoaderCore, LoaderOptions
+from siftd._delivery.trainer_core import EpochMark, TrainerCore, TrainerOptions
+from siftd._net.transport import Actions
+from siftd._wire.codec import wire_pb2
 
 ROWS = 4  # of a batch
 LOADER_WINDOW = 2

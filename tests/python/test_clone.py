@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
-from siftd._clone import clone, named_state
+from siftd._scorer.clone import clone, named_state
 from siftd.errors import ExportError
 from support import toy_model
 

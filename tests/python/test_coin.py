@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from siftd._coin import coins, philox4x32
+from siftd._select.coin import coins, philox4x32
 from support import ROOT
 
 VECTORS: dict[str, Any] = json.loads((ROOT / "tests" / "conformance" / "vectors" / "coin.json").read_text())

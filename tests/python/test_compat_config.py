@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 import siftd
-from siftd import _distributed
+from siftd._loop import distributed
 from siftd.compat.smart_sifting import exceptions
 from siftd.compat.smart_sifting._environment import workers_wanted
 from siftd.compat.smart_sifting._schedule import batches_per_epoch, kept_batches
@@ -203,7 +203,7 @@ def test_epoch_has_what_a_pass_keeps(batches: int, delayed: int, beta: float, ex
 
 
 def test_rank_takes_its_share_unless_the_data_is_split_already(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (sift_dataloader, _distributed):
+    for module in (sift_dataloader, distributed):
         monkeypatch.setattr(module, "rank_and_world", lambda: (1, 2))
     options: dict[str, Any] = {}
     share = loader(orig_dataloader=DataLoader(Rows(101), batch_size=10))._share(options)

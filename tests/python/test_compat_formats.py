@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
-from siftd import _structure
+from siftd._batches import structure
 from siftd.compat.smart_sifting._adapter import Adapter, LazyBatch
 from siftd.compat.smart_sifting.data_model.data_model_interface import SiftingBatch, SiftingBatchTransform
 from siftd.compat.smart_sifting.data_model.list_batch import ListBatch
@@ -30,11 +30,11 @@ def sift(adapter: Adapter, batches: Sequence[Any], kept: Sequence[Sequence[int]]
     """What the loop gets of the kept rows of several candidate batches."""
     pieces = []
     for batch, rows in zip(batches, kept, strict=True):
-        flat = _structure.flatten(adapter.take_apart(batch))
+        flat = structure.flatten(adapter.take_apart(batch))
         pieces.append(flat.take(torch.tensor(rows, dtype=torch.int64)))
     assert adapter.form is not None
-    whole = _structure.concat(pieces, dict.fromkeys(adapter.form.padded, 0.0))
-    return adapter.put_together(_structure.rebuild(whole))
+    whole = structure.concat(pieces, dict.fromkeys(adapter.form.padded, 0.0))
+    return adapter.put_together(structure.rebuild(whole))
 
 
 def same(a: Any, b: Any) -> bool:

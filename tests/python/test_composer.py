@@ -23,8 +23,8 @@ from torch import nn
 
 import siftd
 import siftd.composer
-from siftd._select import Selector
-from siftd._wire import wire_pb2
+from siftd._select.selector import Selector
+from siftd._wire.codec import wire_pb2
 from siftd.composer import SelectiveBackprop
 from siftd.errors import ConfigError
 

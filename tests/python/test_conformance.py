@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from google.protobuf import text_format
 
-from siftd import _wire
+from siftd._wire import codec
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFORMANCE = ROOT / "tests" / "conformance"
@@ -43,14 +43,14 @@ def frames_of(vector: Vector) -> list[bytes]:
 
 
 def header_of(vector: Vector) -> Any:
-    cls = getattr(_wire.wire_pb2, vector["message"])
+    cls = getattr(codec.wire_pb2, vector["message"])
     return text_format.Parse(vector["header"], cls())
 
 
 @pytest.mark.parametrize("vector", VALID, ids=by_name)
 def test_valid_frames_say_what_their_text_says(vector: Vector) -> None:
     frames = frames_of(vector)
-    message, payload = _wire.decode(frames)
+    message, payload = codec.decode(frames)
     message.DiscardUnknownFields()
     assert message.SerializeToString() == header_of(vector).SerializeToString()
     assert [bytes(frame) for frame in payload] == frames[2:]
@@ -59,14 +59,14 @@ def test_valid_frames_say_what_their_text_says(vector: Vector) -> None:
 @pytest.mark.parametrize("vector", [v for v in VALID if v["canonical"]], ids=by_name)
 def test_encode_gives_the_golden_frames(vector: Vector) -> None:
     frames = frames_of(vector)
-    again = _wire.encode(header_of(vector), frames[2:])
+    again = codec.encode(header_of(vector), frames[2:])
     assert [bytes(frame) for frame in again] == frames
 
 
 @pytest.mark.parametrize("vector", MALFORMED, ids=by_name)
 def test_malformed_frames_are_refused_by_the_field_at_fault(vector: Vector) -> None:
-    with pytest.raises(_wire.WireError) as caught:
-        _wire.decode(frames_of(vector))
+    with pytest.raises(codec.WireError) as caught:
+        codec.decode(frames_of(vector))
     assert caught.value.field == vector["field"]
     assert str(caught.value).startswith(f"{vector['field']} is ")
 
@@ -77,7 +77,7 @@ def test_vectors_are_what_the_script_writes() -> None:
 
 
 def test_every_message_type_has_a_vector() -> None:
-    assert {v["message"] for v in VALID} == {cls.DESCRIPTOR.name for cls in _wire.TYPES}
+    assert {v["message"] for v in VALID} == {cls.DESCRIPTOR.name for cls in codec.TYPES}
 
 
 def fields_set(message: Any, found: set[str]) -> None:
@@ -96,7 +96,7 @@ def test_every_field_of_the_protocol_is_set_in_a_canonical_vector() -> None:
     for vector in VALID:
         if vector["canonical"]:
             fields_set(header_of(vector), found)
-    files = _wire.wire_pb2, _wire.policy_pb2
+    files = codec.wire_pb2, codec.policy_pb2
     descriptors = [m for f in files for m in f.DESCRIPTOR.message_types_by_name.values()]
     every = {field.full_name for message in descriptors for field in message.fields}
     read_only = {"siftd.v1.LossCdfPolicy.keep"}  # encoders write the beta that it means
@@ -149,12 +149,12 @@ def test_damaged_frames_yield_a_message_or_a_wire_error(vector: Vector) -> None:
     outcomes = set()
     for _ in range(300):
         try:
-            message, payload = _wire.decode(damaged(frames_of(vector), rng))
-        except _wire.WireError:
+            message, payload = codec.decode(damaged(frames_of(vector), rng))
+        except codec.WireError:
             outcomes.add("refused")
         else:
             outcomes.add("taken")
-            _wire.decode(_wire.encode(message, payload))
+            codec.decode(codec.encode(message, payload))
     assert "refused" in outcomes
 
 
@@ -180,8 +180,8 @@ def test_the_worked_example_in_the_specification_is_exact(name: str) -> None:
 def test_the_limits_table_in_the_specification_is_exact() -> None:
     text = (ROOT / "proto" / "README.md").read_text()
     header = (ROOT / "pipeline" / "wire" / "limits.h").read_text()
-    for name in _wire.LIMITS.__dataclass_fields__:
-        value = getattr(_wire.LIMITS, name)
+    for name in codec.LIMITS.__dataclass_fields__:
+        value = getattr(codec.LIMITS, name)
         assert re.search(rf"\| `{name}` \| {value:,} \|", text), f"{name} = {value:,}"
         cpp = (
             "kM"

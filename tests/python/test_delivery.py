@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from siftd._loader_core import Lease, LoaderCore, LoaderOptions
-from siftd._session import ClientSession
-from siftd._trainer_core import TrainerCore, TrainerOptions
-from siftd._transport import Actions
-from siftd._wire import wire_pb2
+from siftd._delivery.loader_core import Lease, LoaderCore, LoaderOptions
+from siftd._delivery.session import ClientSession
+from siftd._delivery.trainer_core import TrainerCore, TrainerOptions
+from siftd._net.transport import Actions
+from siftd._wire.codec import wire_pb2
 from simulation import Simulation
 
 SCHEDULES = 500

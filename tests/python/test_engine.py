@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from siftd import _structure
-from siftd._engine import Engine, EngineOptions
-from siftd._loader_core import Lease, LoaderCore, LoaderOptions, Verdicted
-from siftd._session import new_incarnation
-from siftd._wire import wire_pb2
+from siftd._batches import structure
+from siftd._delivery.loader_core import Lease, LoaderCore, LoaderOptions, Verdicted
+from siftd._delivery.session import new_incarnation
+from siftd._loop.engine import Engine, EngineOptions
+from siftd._wire.codec import wire_pb2
 
 
 def engine() -> Engine:
@@ -21,7 +21,7 @@ def engine() -> Engine:
 
 
 def lease(number: int, seq: int) -> Lease:
-    return Lease((number, seq), number, range(4), [], [], context=_structure.flatten(torch.zeros(4, 2)))
+    return Lease((number, seq), number, range(4), [], [], context=structure.flatten(torch.zeros(4, 2)))
 
 
 def verdict(of: Lease) -> Verdicted:

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import siftd
-from siftd import _structure
-from siftd._scorer_module import build_scorer_module
+from siftd._batches import structure
+from siftd._scorer.module import build_scorer_module
 from siftd.errors import ConfigError, ExportError, StructureError
 from siftd.losses import BatchLoss
 from siftd.v1 import artifact_pb2
@@ -26,7 +26,7 @@ X, Y, Z = torch.randn(6, 8, generator=G), torch.arange(6) % 5, torch.randn(6, 8,
 
 
 def run(scorer: siftd.Scorer, batch: Any) -> dict[str, torch.Tensor]:
-    fields = _structure.flatten(batch).tensors
+    fields = structure.flatten(batch).tensors
     module = torch.jit.load(io.BytesIO(scorer.archive))
     return dict(zip(scorer.columns, module(*(fields[n] for n in scorer.fields)), strict=True))
 
@@ -75,7 +75,7 @@ def test_the_model_gets_the_batch_in_its_own_structure(name: str) -> None:
     scorer = siftd.export_scorer(model, "cross_entropy", batch)
     assert scorer.fields == fields
     assert scorer.columns == ("loss", "confidence", "grad_norm")
-    flat = _structure.flatten(batch)
+    flat = structure.flatten(batch)
     rows = torch.tensor([4, 1, 2])
     picked = flat.take(rows)
     tensors = picked.tensors
@@ -88,7 +88,7 @@ def test_the_model_gets_the_batch_in_its_own_structure(name: str) -> None:
     }.get(name, lambda: tensors[fields[0]])()
     logits = model.net(x) * (tensors["meta.scale"] if name == "nested" else 1)
     want = F.cross_entropy(logits, Y[rows], reduction="none").detach()
-    torch.testing.assert_close(run(scorer, _structure.rebuild(picked))["loss"], want)
+    torch.testing.assert_close(run(scorer, structure.rebuild(picked))["loss"], want)
 
 
 def test_a_lone_tensor_is_the_models_only_argument() -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import siftd
-from siftd._trace import _follow_inputs, device_constants
+from siftd._scorer.trace import _follow_inputs, device_constants
 
 X, Y = torch.randn(6, 8, generator=torch.Generator().manual_seed(1)), torch.arange(6) % 5
 CAPTURED = torch.arange(5.0)

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import siftd
-from siftd import _scorer_module, _signature
+from siftd._scorer import module as scorer_module
+from siftd._scorer import signature
 from siftd.errors import ExportError
 from siftd.losses import BatchLoss
 from support import toy_model
@@ -74,7 +75,7 @@ def test_floats_along_a_sequence_vary_with_it_and_pixels_dont() -> None:
         "flag": torch.zeros(2, 1, dtype=torch.bool),
         "scale": torch.zeros(2, 1),
     }
-    shapes = {s.name: list(s.shape) for s in _signature.specs_of(batch)}
+    shapes = {s.name: list(s.shape) for s in signature.specs_of(batch)}
     assert shapes == {
         "ids": [-1, -1],
         "embeds": [-1, -1, 16],
@@ -272,7 +273,7 @@ def test_what_the_scorer_does_not_use_is_not_in_it() -> None:
 
 
 def test_large_models_are_run_on_a_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_scorer_module, "_LARGE", 10)
+    monkeypatch.setattr(scorer_module, "_LARGE", 10)
     seen: list[int] = []
 
     def fn(model: nn.Module, batch: Any) -> torch.Tensor:

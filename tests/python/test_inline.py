@@ -17,15 +17,15 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import siftd
-from siftd import _structure
-from siftd._engine import Engine, EngineOptions
-from siftd._history import length_for
-from siftd._inline import InlineCore, InlineIo
-from siftd._loader_core import Lease
-from siftd._scorer_module import build_scorer_module
-from siftd._select import Selector
-from siftd._source import Feed, PassState, Source
-from siftd._wire import wire_pb2
+from siftd._batches import structure
+from siftd._batches.source import Feed, PassState, Source
+from siftd._delivery.loader_core import Lease
+from siftd._loop.engine import Engine, EngineOptions
+from siftd._loop.inline import InlineCore, InlineIo
+from siftd._scorer.module import build_scorer_module
+from siftd._select.recent_scores import length_for
+from siftd._select.selector import Selector
+from siftd._wire.codec import wire_pb2
 from siftd.errors import ConfigError, StructureError
 from support import Rows, eager_losses, toy_model
 
@@ -39,7 +39,7 @@ def core_of(model: nn.Module, policy: siftd.Policy | None = None, **options: Any
 
 
 def lease(x: torch.Tensor, y: torch.Tensor, seq: int = 0) -> Lease:
-    flat = _structure.flatten((x, y))
+    flat = structure.flatten((x, y))
     return Lease((0, seq), 0, range(100 * seq, 100 * seq + flat.rows), [], [], context=flat)
 
 

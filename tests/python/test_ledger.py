@@ -5,8 +5,8 @@ import random
 
 import numpy as np
 
-from siftd._history import RecentScores
-from siftd._ledger import IntervalSet, Ledger
+from siftd._delivery.ledger import IntervalSet, Ledger
+from siftd._select.recent_scores import RecentScores
 
 
 def test_an_interval_set_is_a_set() -> None:

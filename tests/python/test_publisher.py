@@ -21,10 +21,10 @@ from publishing import (
     snapshot,
     state,
 )
-from siftd import _snapshot
-from siftd._publisher import SEAL_AT_ONCE, Publisher
-from siftd._snapshot import Snapshot, artifact_snapshot, model_begin
-from siftd._wire import wire_pb2
+from siftd._weights import snapshot as snapshots
+from siftd._weights.publisher import SEAL_AT_ONCE, Publisher
+from siftd._weights.snapshot import Snapshot, artifact_snapshot, model_begin
+from siftd._wire.codec import wire_pb2
 from siftd.v1 import artifact_pb2
 
 SCHEDULES = 150
@@ -32,7 +32,7 @@ SCHEDULES = 150
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_snapshot, "CHUNK_BYTES", CHUNK)
+    monkeypatch.setattr(snapshots, "CHUNK_BYTES", CHUNK)
 
 
 def test_every_worker_gets_full_versions_where_there_are_no_others() -> None:

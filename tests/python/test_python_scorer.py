@@ -17,7 +17,7 @@ from torch import nn
 
 import scorer_factories
 import siftd
-from siftd._scorer_link import Link, LinkError, Score, Update
+from siftd._scorer.link import Link, LinkError, Score, Update
 from siftd.python_scorer import FROM_FILE, SCORER_FILE, PythonScorer, load_factory
 from siftd.v1 import artifact_pb2
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from siftd._score_cache import ScoreCache
-from siftd._wire import wire_pb2
+from siftd._delivery.score_cache import ScoreCache
+from siftd._wire.codec import wire_pb2
 from test_delivery import lease, loader_core, sent, tell
 
 HASHED = 1 << 40  # ids beyond the size of the data

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
 import siftd
-from siftd._score_cost import ScoreCost
+from siftd._select.score_cost import ScoreCost
 from support import Rows, toy_model
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import siftd
-from siftd import _select
-from siftd._coin import coins
-from siftd._loss_history import LossHistory
-from siftd._select import Selector
-from siftd._wire import wire_pb2
+from siftd._select import selector
+from siftd._select.coin import coins
+from siftd._select.loss_history import LossHistory
+from siftd._select.selector import Selector
+from siftd._wire.codec import wire_pb2
 from siftd.errors import ConfigError
 from siftd.v1 import policy_pb2
 
@@ -74,7 +74,7 @@ def test_powers_round_as_libms_where_numpys_own_are_off(
     monkeypatch.setattr(np, "power", off)
     if ulps:
         assert (off(base, beta).astype(np.float32) != right.astype(np.float32)).any()
-    assert np.array_equal(_select._power(base, beta).astype(np.float32), right.astype(np.float32))
+    assert np.array_equal(selector._power(base, beta).astype(np.float32), right.astype(np.float32))
 
 
 def test_a_row_is_kept_by_the_coin_of_its_id() -> None:

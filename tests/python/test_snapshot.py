@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from siftd._snapshot import CHUNK_BYTES, Snapshot, compose, entry_bytes, model_begin
-from siftd._snapshotter import Snapshotter
-from siftd._wire import wire_pb2
-from siftd._wire_tensor import dtype_number
+from siftd._weights.snapshot import CHUNK_BYTES, Snapshot, compose, entry_bytes, model_begin
+from siftd._weights.snapshotter import Snapshotter
+from siftd._wire.codec import wire_pb2
+from siftd._wire.tensor import dtype_number
 from siftd.errors import ConfigError
 from siftd.v1 import artifact_pb2
 from support import toy_model

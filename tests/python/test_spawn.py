@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from siftd import _distributed
-from siftd._spawn import plan
+from siftd._loop import distributed
+from siftd._loop.spawn import plan
 from siftd.errors import ConfigError
 
 CUDA = torch.device("cuda", 1)
@@ -21,8 +21,8 @@ def test_spare_devices_are_those_without_a_rank(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_ranks_that_a_framework_left_alone_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    _distributed.check_world(1, "")
-    monkeypatch.setattr(_distributed, "rank_and_world", lambda: (0, 2))
-    _distributed.check_world(2, "")
+    distributed.check_world(1, "")
+    monkeypatch.setattr(distributed, "rank_and_world", lambda: (0, 2))
+    distributed.check_world(2, "")
     with pytest.raises(ConfigError, match="num_processes is 1; allowed: 2.*cpu=True"):
-        _distributed.check_world(1, "Accelerator(cpu=True)")
+        distributed.check_world(1, "Accelerator(cpu=True)")

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from siftd import _structure
-from siftd._row_info import RowInfo
-from siftd._state import load_piece, save_piece
+from siftd._batches import structure
+from siftd._batches.row_info import RowInfo
+from siftd._batches.state import load_piece, save_piece
 from siftd.errors import StateError
 
 
@@ -39,21 +39,21 @@ BATCHES = {
 
 @pytest.mark.parametrize("name", BATCHES)
 def test_saved_rows_load_without_running_code(name: str) -> None:
-    flat = _structure.flatten(BATCHES[name])
+    flat = structure.flatten(BATCHES[name])
     info = RowInfo(range(3), None, None, 4)
     file = io.BytesIO()
     torch.save(save_piece((2, 7), [(flat, info)], {}), file)
     file.seek(0)
     piece = load_piece(torch.load(file, weights_only=True))
     assert piece.key == (2, 7)
-    again = _structure.rebuild(piece.flat)
+    again = structure.rebuild(piece.flat)
     assert type(again) is type(BATCHES[name])
     assert str(again) == str(BATCHES[name])
     assert piece.info["epochs"].tolist() == [4, 4, 4]
 
 
 def test_a_class_that_is_gone_is_named() -> None:
-    saved = save_piece((0, 0), [(_structure.flatten(Pair(X, Y)), RowInfo(range(3), None, None, 0))], {})
+    saved = save_piece((0, 0), [(structure.flatten(Pair(X, Y)), RowInfo(range(3), None, None, 0))], {})
     saved["spec"]["kind"] = f"{__name__}:Renamed"
     with pytest.raises(StateError, match="class Renamed"):
         load_piece(saved)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from siftd import _structure
+from siftd._batches import structure
 from siftd.errors import StructureError
 
 
@@ -44,15 +44,15 @@ BATCHES = [
 
 @pytest.mark.parametrize("batch", BATCHES, ids=lambda b: type(b).__name__)
 def test_a_batch_comes_back_in_its_own_structure(batch: Any) -> None:
-    assert same(_structure.rebuild(_structure.flatten(batch)), batch)
+    assert same(structure.rebuild(structure.flatten(batch)), batch)
 
 
 @pytest.mark.parametrize("batch", BATCHES, ids=lambda b: type(b).__name__)
 def test_rows_are_taken_from_every_field(batch: Any) -> None:
-    flat = _structure.flatten(batch)
+    flat = structure.flatten(batch)
     assert flat.rows == 6
     kept = torch.tensor([1, 4])
-    taken = _structure.flatten(_structure.rebuild(flat.take(kept)))
+    taken = structure.flatten(structure.rebuild(flat.take(kept)))
     for name, tensor in flat.tensors.items():
         assert torch.equal(taken.tensors[name], tensor[kept])
     for name, values in flat.listed.items():
@@ -62,8 +62,8 @@ def test_rows_are_taken_from_every_field(batch: Any) -> None:
 
 
 def test_pieces_join_and_slice() -> None:
-    flat = _structure.flatten({"x": X, "names": list("abcdef")})
-    joined = _structure.concat([flat.slice(0, 2), flat.slice(2, 6)])
+    flat = structure.flatten({"x": X, "names": list("abcdef")})
+    joined = structure.concat([flat.slice(0, 2), flat.slice(2, 6)])
     assert torch.equal(joined.tensors["x"], X)
     assert list(joined.listed["names"]) == list("abcdef")
     assert flat.slice(0, 6) is flat, "no copy of a whole batch"
@@ -71,17 +71,17 @@ def test_pieces_join_and_slice() -> None:
 
 
 def test_rows_of_other_lengths_are_padded_with_the_fields_own_value() -> None:
-    a = _structure.flatten({"ids": torch.ones(2, 3, dtype=torch.long)})
-    b = _structure.flatten({"ids": torch.ones(1, 5, dtype=torch.long)})
-    out = _structure.concat([a, b], {"ids": -7}).tensors["ids"]
+    a = structure.flatten({"ids": torch.ones(2, 3, dtype=torch.long)})
+    b = structure.flatten({"ids": torch.ones(1, 5, dtype=torch.long)})
+    out = structure.concat([a, b], {"ids": -7}).tensors["ids"]
     assert out.tolist() == [[1, 1, 1, -7, -7], [1, 1, 1, -7, -7], [1, 1, 1, 1, 1]]
     with pytest.raises(StructureError, match=r"field 'ids'.*pad=\{'ids': VALUE\}"):
-        _structure.concat([a, b])
+        structure.concat([a, b])
 
 
 def test_a_batch_without_rows_is_refused() -> None:
     with pytest.raises(StructureError, match="collate_fn"):
-        _structure.flatten({"names": ["a", "b"]})
+        structure.flatten({"names": ["a", "b"]})
 
 
 def test_a_collators_padding_is_inferred() -> None:
@@ -91,9 +91,9 @@ def test_a_collators_padding_is_inferred() -> None:
     class Collator:
         tokenizer, label_pad_token_id = Tokenizer(), -1
 
-    pad = _structure.infer_pad(Collator())
+    pad = structure.infer_pad(Collator())
     assert (pad["input_ids"], pad["token_type_ids"], pad["labels"], pad["attention_mask"]) == (9, 2, -1, 0)
-    assert _structure.infer_pad(None) == {}
+    assert structure.infer_pad(None) == {}
 
 
 def test_left_padding_stays_on_the_left() -> None:
@@ -105,9 +105,9 @@ def test_left_padding_stays_on_the_left() -> None:
     class Collator:
         tokenizer = Tokenizer()
 
-    pad = _structure.infer_pad(Collator())
-    short = _structure.flatten({"input_ids": torch.tensor([[9, 1]]), "attention_mask": torch.tensor([[0, 1]])})
-    long = _structure.flatten({"input_ids": torch.tensor([[1, 2, 3]]), "attention_mask": torch.tensor([[1, 1, 1]])})
-    both = _structure.rebuild(_structure.concat([short, long], pad))
+    pad = structure.infer_pad(Collator())
+    short = structure.flatten({"input_ids": torch.tensor([[9, 1]]), "attention_mask": torch.tensor([[0, 1]])})
+    long = structure.flatten({"input_ids": torch.tensor([[1, 2, 3]]), "attention_mask": torch.tensor([[1, 1, 1]])})
+    both = structure.rebuild(structure.concat([short, long], pad))
     assert both["input_ids"].tolist() == [[9, 9, 1], [1, 2, 3]]
     assert both["attention_mask"].tolist() == [[0, 0, 1], [1, 1, 1]]

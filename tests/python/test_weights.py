@@ -12,10 +12,10 @@ import torch.distributed.fsdp as fsdp
 import torch.distributed.tensor  # noqa: F401  what is_sharded looks for
 from torch import nn
 
-from siftd._sharded import is_sharded, plain_name
-from siftd._weights import WeightsSync
-from siftd._wire import wire_pb2
-from siftd._wire_tensor import dtype_number
+from siftd._scorer.sharded import is_sharded, plain_name
+from siftd._weights.sync import WeightsSync
+from siftd._wire.codec import wire_pb2
+from siftd._wire.tensor import dtype_number
 from siftd.errors import ConfigError, SiftdTimeoutError
 from siftd.v1 import artifact_pb2
 

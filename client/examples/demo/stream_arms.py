@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 import siftd
-from siftd._spawn import LocalWorkers
+from siftd._loop.spawn import LocalWorkers
 
 from .data import AugmentedDigits, load_digits
 from .observe import Watcher, observe_losses

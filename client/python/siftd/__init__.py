@@ -7,9 +7,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from siftd._distributed import distributed_loader, gather_state
-    from siftd._info import BatchInfo, Stats
-    from siftd._progress import progress
+    from siftd._batches.info import BatchInfo, Stats
+    from siftd._loop.distributed import distributed_loader, gather_state
+    from siftd._loop.progress import progress
     from siftd.candidates import CandidateLoader
     from siftd.dropin import SiftingDataLoader
     from siftd.errors import (

@@ -22,7 +22,7 @@ from typing import Any
 from accelerate import DistributedType
 from torch import nn
 
-from siftd._distributed import check_world, gather_state
+from siftd._loop.distributed import check_world, gather_state
 
 __all__ = ["Checkpoint", "step"]
 

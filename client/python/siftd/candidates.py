@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from siftd._batches.source import Candidate, End, Feed, PassState, Source
 from siftd._checks import in_range
-from siftd._ledger import IntervalSet
-from siftd._loader_core import Lease, LoaderCore, LoaderOptions
-from siftd._score_cache import MOST_EVERY
-from siftd._session import new_incarnation
-from siftd._source import Candidate, End, Feed, PassState, Source
-from siftd._transport import IoThread
-from siftd._wire import wire_pb2
-from siftd._wire_tensor import pack
+from siftd._delivery.ledger import IntervalSet
+from siftd._delivery.loader_core import Lease, LoaderCore, LoaderOptions
+from siftd._delivery.score_cache import MOST_EVERY
+from siftd._delivery.session import new_incarnation
+from siftd._net.transport import IoThread
+from siftd._wire.codec import wire_pb2
+from siftd._wire.tensor import pack
 from siftd.errors import ConfigError, SiftdTimeoutError, WorkerError
 
 LAST_WORDS = 5.0  # seconds for what workers still have to tell after the run's end

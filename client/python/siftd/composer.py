@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from siftd import policy as policies
-from siftd._distributed import gather_state
+from siftd._loop.distributed import gather_state
 from siftd.errors import ConfigError
 
 if TYPE_CHECKING:

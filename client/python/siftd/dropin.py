@@ -15,26 +15,26 @@ from typing import Any
 import torch
 from torch import nn
 
-from siftd import _structure
 from siftd import policy as policies
-from siftd._bring_up import BringUp, Running, Wishes
+from siftd._batches import structure
+from siftd._batches.handed import Ready
+from siftd._batches.info import Stats
+from siftd._batches.outbox import OnDecision, Outbox
+from siftd._batches.passes import Passes
+from siftd._batches.source import Source
 from siftd._checks import in_range, seconds
-from siftd._distributed import Ranks, own_state, rank_and_world
-from siftd._engine import Engine, EngineOptions
-from siftd._handed import Ready
-from siftd._history import length_for
-from siftd._info import Stats
-from siftd._inline import InlineCore, InlineIo
-from siftd._loader_core import LoaderCore, LoaderOptions
-from siftd._outbox import OnDecision, Outbox
-from siftd._passes import Passes
-from siftd._score_cache import MOST_EVERY, ScoreCache
-from siftd._score_cost import ScoreCost
-from siftd._session import new_incarnation
-from siftd._sifted import Sifted
-from siftd._source import Source
-from siftd._transport import IoThread
-from siftd._wire import wire_pb2
+from siftd._delivery.loader_core import LoaderCore, LoaderOptions
+from siftd._delivery.score_cache import MOST_EVERY, ScoreCache
+from siftd._delivery.session import new_incarnation
+from siftd._loop.bring_up import BringUp, Running, Wishes
+from siftd._loop.distributed import Ranks, own_state, rank_and_world
+from siftd._loop.engine import Engine, EngineOptions
+from siftd._loop.inline import InlineCore, InlineIo
+from siftd._loop.sifted import Sifted
+from siftd._net.transport import IoThread
+from siftd._select.recent_scores import length_for
+from siftd._select.score_cost import ScoreCost
+from siftd._wire.codec import wire_pb2
 from siftd.errors import ConfigError, SiftdTimeoutError, StateError, WorkerError
 from siftd.export import Loss, Scorer
 from siftd.python_scorer import PythonScorer
@@ -134,7 +134,7 @@ class SiftingDataLoader(Sifted):
         max_staleness_steps: int = 0,
         seed: int | None = None,
         ids: Callable[[Any], Sequence[int]] | None = None,
-        pad: _structure.Pad | None = None,
+        pad: structure.Pad | None = None,
         targets: Sequence[str] | None = None,
         scorer: Scorer | PythonScorer | None = None,
         scale_factor: float = 1.0,
@@ -194,7 +194,7 @@ class SiftingDataLoader(Sifted):
         self._pin_memory, self._device, self._prefetch = pin_memory, device, prefetch
         self._timeout, self._starve_timeout = timeout, starve_timeout
         self._max_staleness_steps, self._step_on_next = max_staleness_steps, step_on_next
-        self._pad = _structure.infer_pad(self._source.collate_fn) | dict(pad or {})
+        self._pad = structure.infer_pad(self._source.collate_fn) | dict(pad or {})
         self._job, self._on_decision = job, on_decision
         self.sampler = _Sampler(self.set_epoch)
         self.scorer = scorer
@@ -288,7 +288,7 @@ class SiftingDataLoader(Sifted):
                 return None
             self._begin_pass()
         self._handed_out(item.info)
-        batch = _structure.hand_out(item.flat, self._device, self._pin_memory)
+        batch = structure.hand_out(item.flat, self._device, self._pin_memory)
         self._left_at = time.monotonic()
         self._engine.stats.wait_seconds += self._left_at - began
         return batch
@@ -330,13 +330,13 @@ class SiftingDataLoader(Sifted):
         )  # fmt: skip
 
     # ------------------------------------------------------------------ start
-    def _start(self, example: _structure.Flat, history: Sequence[float]) -> None:
+    def _start(self, example: structure.Flat, history: Sequence[float]) -> None:
         """Exports the model with an example, brings up workers and gives them the first weights."""
         self.batch_size = self.batch_size or example.rows
         ranks = Ranks.find(self._wishes.start_timeout)
         self.control_group = ranks.group
         bring_up = BringUp(self._wishes, ranks)
-        r = self._running = bring_up.run(_structure.rebuild(example))
+        r = self._running = bring_up.run(structure.rebuild(example))
         self.scorer, self.policy, self._seed = r.scorer, r.policy, r.seed
         core = self._make_core(r, history)
         options = EngineOptions(

@@ -20,10 +20,10 @@ import torch
 from google.protobuf.message import DecodeError
 from torch import nn
 
-from siftd._clone import unwrap
-from siftd._scorer_module import build_scorer_module, scoring
-from siftd._self_test import self_test
-from siftd._trace import Traced
+from siftd._scorer.clone import unwrap
+from siftd._scorer.module import build_scorer_module, scoring
+from siftd._scorer.self_test import self_test
+from siftd._scorer.trace import Traced
 from siftd.errors import ConfigError
 from siftd.losses import BatchLoss, Loss
 from siftd.v1 import artifact_pb2

@@ -26,10 +26,10 @@ from typing import Any
 
 from torch import nn
 
-from siftd._distributed import gather_state, own_state, rank_and_world
-from siftd._lightning_estimate import lend_estimate, take_estimate_back
-from siftd._lightning_feed import LightningFeed
-from siftd._lightning_wrap import KNOWN, batches_at_most, find_sifted, wrap
+from siftd._frameworks.lightning_estimate import lend_estimate, take_estimate_back
+from siftd._frameworks.lightning_feed import LightningFeed
+from siftd._frameworks.lightning_wrap import KNOWN, batches_at_most, find_sifted, wrap
+from siftd._loop.distributed import gather_state, own_state, rank_and_world
 from siftd.errors import ConfigError, SiftdError
 from siftd.losses import Loss
 

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from siftd._clone import clone
+from siftd._scorer.clone import clone
 from siftd.errors import ConfigError, ExportError
 
 IGNORED = -100  # torch's and transformers' label of what has no loss

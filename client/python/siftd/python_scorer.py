@@ -13,15 +13,15 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from siftd import _structure
-from siftd._clone import clone, named_state, unwrap
-from siftd._scorer_module import ScorerModule, build_scorer_module
-from siftd._sharded import plain_name
+from siftd._batches import structure
+from siftd._scorer.clone import clone, named_state, unwrap
+from siftd._scorer.module import ScorerModule, build_scorer_module
+from siftd._scorer.sharded import plain_name
 from siftd.errors import ConfigError, ExportError
 from siftd.losses import Loss
 from siftd.v1 import artifact_pb2
 
-FROM_FILE = "siftd._scorer_child:from_file"
+FROM_FILE = "siftd._scorer.child:from_file"
 SCORER_FILE = "SIFTD_SCORER_FILE"  # names the file, to a worker's children
 _ARGUMENTS = ("model", "loss", "example_batch", "targets", "scale_factor")
 
@@ -95,12 +95,12 @@ class PythonScorer:
         """
         if example_batch is None:
             raise ConfigError("example_batch", None, "a batch of your loader")
-        flat = _structure.flatten(example_batch)
+        flat = structure.flatten(example_batch)
         flat.tensors = {name: t.detach().cpu() for name, t in flat.tensors.items()}
         arguments = {
             "model": clone(model).module,
             "loss": clone(loss).module if isinstance(loss, nn.Module) else loss,
-            "example_batch": _structure.rebuild(flat),
+            "example_batch": structure.rebuild(flat),
             "targets": targets,
             "scale_factor": scale_factor,
         }

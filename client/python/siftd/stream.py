@@ -13,22 +13,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from siftd import _checks, _structure
+from siftd import _checks
 from siftd import policy as policies
+from siftd._batches import structure
+from siftd._batches.info import Stats
+from siftd._batches.outbox import OnDecision, Outbox
 from siftd._checks import in_range, seconds
-from siftd._distributed import own_state
-from siftd._history import RecentScores, length_for
-from siftd._info import Stats
-from siftd._outbox import OnDecision, Outbox
-from siftd._publisher import Publisher
-from siftd._session import new_incarnation
-from siftd._sharded import is_sharded
-from siftd._sifted import Sifted
-from siftd._stream_engine import StreamEngine
-from siftd._trainer_core import TrainerCore, TrainerOptions
-from siftd._transport import IoThread
-from siftd._weights import WeightsSync
-from siftd._wire import wire_pb2
+from siftd._delivery.session import new_incarnation
+from siftd._delivery.trainer_core import TrainerCore, TrainerOptions
+from siftd._loop.distributed import own_state
+from siftd._loop.sifted import Sifted
+from siftd._loop.stream_engine import StreamEngine
+from siftd._net.transport import IoThread
+from siftd._scorer.sharded import is_sharded
+from siftd._select.recent_scores import RecentScores, length_for
+from siftd._weights.publisher import Publisher
+from siftd._weights.sync import WeightsSync
+from siftd._wire.codec import wire_pb2
 from siftd.errors import ConfigError, SiftdError, SiftdTimeoutError, StateError, WorkerError
 from siftd.export import Loss, Scorer, export_scorer
 
@@ -94,7 +95,7 @@ class StreamLoader(Sifted):
         linger: float = 10.0,
         seed: int = 0,
         run: int | None = None,
-        pad: _structure.Pad | None = None,
+        pad: structure.Pad | None = None,
         max_staleness_steps: int = 0,
         job: str = "default",
         on_decision: OnDecision | None = None,
@@ -235,7 +236,7 @@ class StreamLoader(Sifted):
         if item.flat is None or item.info is None:
             return None
         self._handed_out(item.info)
-        batch = _structure.hand_out(item.flat, self._device, self._pin_memory)
+        batch = structure.hand_out(item.flat, self._device, self._pin_memory)
         self._left_at = time.monotonic()
         engine.stats.wait_seconds += self._left_at - began
         return batch

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from siftd._sifted import Sifted
+from siftd._loop.sifted import Sifted
 
 
 def log(loader: Sifted, writer: Any, step: int | None = None) -> None:

@@ -23,10 +23,10 @@ from typing import Any
 import transformers
 
 from siftd import policy as policies
-from siftd._distributed import check_world
-from siftd._hf_data import padding, plain_loader
-from siftd._hf_loop import STATE_FILE, SiftingCallback, StepsInEpoch, TrainLoader, length_of
-from siftd._hf_loss import loss_of
+from siftd._frameworks.hf_data import padding, plain_loader
+from siftd._frameworks.hf_loop import STATE_FILE, SiftingCallback, StepsInEpoch, TrainLoader, length_of
+from siftd._frameworks.hf_loss import loss_of
+from siftd._loop.distributed import check_world
 from siftd.dropin import SiftingDataLoader
 from siftd.errors import ConfigError
 

@@ -20,7 +20,7 @@ from pool import fixed_cost_pool
 from torch import nn
 
 import siftd
-from siftd._weights import WeightsSync
+from siftd._weights.sync import WeightsSync
 
 ABOUT = "time of a publish, and what it costs the training loop: 1, 10, 100 MB to 1, 4, 16 workers"
 MEGABYTES = (1, 10, 100)

@@ -23,7 +23,7 @@ from programs import google_benchmark, program
 from torch import nn
 
 import siftd
-from siftd._weights import WeightsSync
+from siftd._weights.sync import WeightsSync
 
 ABOUT = "GB/s against raw ZeroMQ, the clients, CURVE, same-host paths, latency of a verdict"
 KIB, MIB = 1 << 10, 1 << 20

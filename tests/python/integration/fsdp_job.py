@@ -19,9 +19,9 @@ from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolic
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
-from siftd._snapshot import Snapshot, compose
-from siftd._weights import WeightsSync
-from siftd._wire_tensor import dtype_number
+from siftd._weights.snapshot import Snapshot, compose
+from siftd._weights.sync import WeightsSync
+from siftd._wire.tensor import dtype_number
 from siftd.errors import ConfigError
 from siftd.v1 import artifact_pb2
 

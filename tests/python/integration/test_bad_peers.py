@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import siftd
-from siftd._publisher import Publisher
-from siftd._snapshot import artifact_snapshot
+from siftd._weights.publisher import Publisher
+from siftd._weights.snapshot import artifact_snapshot
 from siftd.errors import WorkerError
 from support import Rows, Worker, toy_model, wait_until
 

@@ -111,12 +111,24 @@ def test_each_message_can_still_be_said(page: Path, heading: str) -> None:
 
 
 def test_the_module_map_is_complete() -> None:
-    named = {m for cells in table(README, "Modules") for m in spans(cells[0])}
-    patterns = [re.compile(re.escape(m).replace(r"\*", ".*") + "$") for m in named]
-    modules = [p.stem for p in (CLIENT / "siftd").glob("*.py") if p.stem != "__init__"]
-    assert [m for m in modules if not any(p.match(m) for p in patterns)] == []
-    gone = [m for m in named if "*" not in m and not list((CLIENT / "siftd").glob(m.replace(".", "/") + "*"))]
-    assert gone == []
+    named = {m.rstrip("/") for cells in table(README, "Modules") for m in spans(cells[0])}
+    package = CLIENT / "siftd"
+    files = [p for p in package.rglob("*.py") if p.relative_to(package).parts[0] not in ("v1", "compat", "_frameworks")]
+    modules = {str(p.relative_to(package).with_suffix("")) for p in files} - {"__init__", "errors"}
+    modules = {m.removesuffix("/__init__") for m in modules} | {"_frameworks"}
+    assert sorted(modules - named) == []
+    assert sorted(named - modules) == []
+
+
+def test_folders_import_only_those_above_them() -> None:
+    floors = [m.rstrip("/") for cells in table(README, "Modules") for m in spans(cells[0]) if m.endswith("/")]
+    assert len(floors) > 5
+    package = CLIENT / "siftd"
+    for at, floor in enumerate(floors):
+        above = set(floors[: at + 1])
+        for file in (package / floor).glob("*.py"):
+            used = set(re.findall(r"from siftd\.(_\w+)[. ]", file.read_text())) & set(floors)
+            assert used <= above, f"{file.relative_to(package)}: {sorted(used - above)}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

@@ -15,7 +15,7 @@ import torch
 from fsdp_job import Net, change, linear
 from torch import nn
 
-from siftd._wire import wire_pb2
+from siftd._wire.codec import wire_pb2
 from support import ROOT
 
 FULL, DELTA = wire_pb2.MODEL_KIND_FULL, wire_pb2.MODEL_KIND_DELTA

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import scorer_factories
 import siftd
-from siftd._spawn import LocalWorkers
+from siftd._loop.spawn import LocalWorkers
 from support import ROOT, Rows, Worker, binary, eager_losses, wait_until
 
 FACTORY = "scorer_factories:routed"

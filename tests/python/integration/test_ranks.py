@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import siftd
-from siftd._distributed import own_state
+from siftd._loop.distributed import own_state
 from support import ROOT, Rows, Worker, toy_model
 
 JOB = Path(__file__).with_name("ranks_job.py")

@@ -17,13 +17,13 @@ import torch
 from torch import nn
 
 import siftd
-from siftd._loader_core import Lease, LoaderCore, LoaderOptions
-from siftd._select import Selector
-from siftd._session import new_incarnation
-from siftd._transport import IoThread
-from siftd._weights import WeightsSync
-from siftd._wire import wire_pb2
-from siftd._wire_tensor import pack
+from siftd._delivery.loader_core import Lease, LoaderCore, LoaderOptions
+from siftd._delivery.session import new_incarnation
+from siftd._net.transport import IoThread
+from siftd._select.selector import Selector
+from siftd._weights.sync import WeightsSync
+from siftd._wire.codec import wire_pb2
+from siftd._wire.tensor import pack
 from support import Worker
 
 SEED = 0x0123456789ABCDEF

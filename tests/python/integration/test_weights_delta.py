@@ -16,8 +16,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import siftd
-from siftd._publisher import PublisherCore
-from siftd._wire import wire_pb2
+from siftd._weights.publisher import PublisherCore
+from siftd._wire.codec import wire_pb2
 from support import Rows, Worker, eager_losses, toy_model, wait_until
 
 FULL, DELTA, ARTIFACT = wire_pb2.MODEL_KIND_FULL, wire_pb2.MODEL_KIND_DELTA, wire_pb2.MODEL_KIND_ARTIFACT

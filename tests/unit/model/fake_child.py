@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stands in for `python -m siftd._scorer_child`: the same messages, written down a second time, and every way to fail.
+"""Stands in for `python -m siftd._scorer.child`: the same messages, written down a second time, and every way to fail.
 
 Scores as fixture.h does: loss = sum of (x * w) + bias, and its process id as confidence. A row that begins with one of
 the numbers below makes it misbehave. Needs no package, so it starts at once.

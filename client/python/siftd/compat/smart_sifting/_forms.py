@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Forms of batches: how siftd takes them apart, and how they are put together again.
 
-`write` makes of a batch a base: a structure of tensors [n, ...] and local lists that siftd._structure.flatten takes.
-`read` makes of a base with any of its rows the user's own batch. One form holds for all batches of a loader.
+`write` makes of a batch a base: a structure of tensors [n, ...] and local lists, as siftd._batches.structure.flatten
+takes it. `read` makes of a base with any of its rows the user's own batch. One form holds for all batches of a loader.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from siftd import _structure
+from siftd._batches import structure
 from siftd.compat.smart_sifting import _columns
 from siftd.compat.smart_sifting._rows import is_row_list
 from siftd.compat.smart_sifting.data_model.list_batch import ListBatch
@@ -68,7 +68,7 @@ class Sized(Form):
 
     def write(self, batch: Any) -> dict[str, Any]:
         base = {"batch": self._inner.write(batch)}
-        flat = _structure.flatten(base)
+        flat = structure.flatten(base)
         self.padded = frozenset(name for name, t in flat.tensors.items() if t.dim() > 1)
         sizes = [n for name in sorted(self.padded) for n in flat.tensors[name].shape[1:]]
         if sizes:
@@ -81,7 +81,7 @@ class Sized(Form):
     def groups(self, base: dict[str, Any]) -> list[Any]:
         if "sizes" not in base:
             return [self.read(base)]
-        sizes, flat = base["sizes"], _structure.flatten({"batch": base["batch"]})
+        sizes, flat = base["sizes"], structure.flatten({"batch": base["batch"]})
         now = [n for name in sorted(self.padded) for n in flat.tensors[name].shape[1:]]
         if bool((sizes == torch.tensor(now, dtype=sizes.dtype, device=sizes.device)).all()):
             return [self.read(base)]
@@ -93,7 +93,7 @@ class Sized(Form):
             for name in sorted(self.padded):
                 cut = tuple(slice(0, next(own)) for _ in part.tensors[name].shape[1:])
                 part.tensors[name] = part.tensors[name][(slice(None), *cut)]
-            found.append(self._inner.read(_structure.rebuild(part)["batch"]))
+            found.append(self._inner.read(structure.rebuild(part)["batch"]))
         return found
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from siftd import _structure
-from siftd._info import BatchInfo, Stats
+from siftd._batches import structure
+from siftd._batches.info import BatchInfo, Stats
 
 log = logging.getLogger("siftd.compat.smart_sifting")
 
@@ -51,7 +51,7 @@ class Decisions:
 
 def batch_data(base: Any, info: BatchInfo) -> None:
     """What the loop gets: ids, losses, and the shapes of the fields."""
-    flat = _structure.flatten(base)
+    flat = structure.flatten(base)
     shapes = ", ".join(f"{name} {list(t.shape)}" for name, t in flat.tensors.items())
     log.info("batch %d: ids %s, losses %s, fields %s", info.ordinal, info.ids.tolist(), _Floats(info.scores), shapes)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from siftd._distributed import distributed_loader
+from siftd._loop.distributed import distributed_loader
 from siftd.compat.smart_sifting.sift_config.sift_configs import RelativeProbabilisticSiftConfig
 from siftd.errors import ConfigError
 

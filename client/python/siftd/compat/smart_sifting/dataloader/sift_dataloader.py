@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 from torch.utils.data import default_collate
 
-from siftd._distributed import distributed_loader, rank_and_world
+from siftd._loop.distributed import distributed_loader, rank_and_world
 from siftd.compat.smart_sifting import _log
 from siftd.compat.smart_sifting._adapter import Adapter, ScoringLoss
 from siftd.compat.smart_sifting._environment import workers_wanted

@@ -46,7 +46,7 @@ def enable_sifting(
     Returns:
       siftd.transformers.Sifting: `.loader` is the loader of the train() in progress, `.detach()` undoes this.
     """
-    from siftd._hf_data import padding
+    from siftd._frameworks.hf_data import padding
     from siftd.transformers import attach
 
     config = made(RelativeProbabilisticSiftConfig, "sift_config", sift_config)
