@@ -84,13 +84,13 @@ std::vector<std::pair<BatchKey, std::size_t>> LeaseTable::SentBefore(MonoTime li
   return late;
 }
 
-std::vector<BatchKey> LeaseTable::DropPass(std::uint64_t pass) {
-  std::vector<BatchKey> keys;
+std::vector<LeaseTable::Lease> LeaseTable::DropPass(std::uint64_t pass) {
+  std::vector<Lease> dropped;
   for (const Aged& aged : by_age_) {
-    if (aged.second.pass == pass) keys.push_back(aged.second);
+    if (aged.second.pass == pass) dropped.push_back(leases_.at(aged.second));
   }
-  for (const BatchKey& key : keys) Settle(key);
-  return keys;
+  for (const Lease& lease : dropped) Settle(lease.batch.key);
+  return dropped;
 }
 
 void LeaseTable::Clear() {

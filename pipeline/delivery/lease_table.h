@@ -42,8 +42,8 @@ class LeaseTable {
   std::size_t ReturnAll(std::size_t worker);
   // Those sent before `limit`, with their workers.
   std::vector<std::pair<BatchKey, std::size_t>> SentBefore(MonoTime limit) const;
-  // Forgets the leases of a pass (or of all); their keys, oldest first.
-  std::vector<BatchKey> DropPass(std::uint64_t pass);
+  // Takes out the leases of a pass, oldest first.
+  std::vector<Lease> DropPass(std::uint64_t pass);
   void Clear();
 
   std::size_t size() const { return leases_.size(); }

@@ -128,10 +128,13 @@ void LoaderCore::Impl::On(std::size_t /*w*/, Verdict& m, MonoTime now) {
   if (m.run != run || options.mode != Mode::kVerdicts) return;
   suspects.Forget(m.key);
   KeepScores(m.key, m.decision.score);
-  if (leases.Settle(m.key)) {
-    verdicts.push_back(std::move(m));
+  if (const LeaseTable::Lease* lease = leases.Find(m.key)) {
+    const Duration age = now - lease->sent;
+    leases.Settle(m.key);
+    verdicts.push_back({std::move(m), age});
   } else {
     ++late_verdicts;
+    if (const auto sent = given_up.Take(m.key)) late.push_back(now - *sent);
   }
   Pump(now);
 }
@@ -159,9 +162,9 @@ void LoaderCore::Impl::On(std::size_t /*w*/, EpochAck& m, MonoTime now) {
   if (m.run != run || m.loader != options.index || ends.erase(m.pass) == 0) return;
   acked.insert(m.pass);
   if (lockstep()) {  // acked means that every key of the pass is decided
-    for (const BatchKey& key : leases.DropPass(m.pass)) {
-      suspects.Forget(key);
-      settled.push_back(key);
+    for (const LeaseTable::Lease& lease : leases.DropPass(m.pass)) {
+      suspects.Forget(lease.batch.key);
+      settled.push_back(lease.batch.key);
     }
     decided.Close(options.index, m.pass);
   }
@@ -257,11 +260,16 @@ bool LoaderCore::PassAcked(std::uint64_t pass) const { return impl_->Acked(pass)
 bool LoaderCore::done() const { return impl_->done(); }
 
 void LoaderCore::CancelPass(std::uint64_t pass, MonoTime now) {
-  for (const BatchKey& key : impl_->leases.DropPass(pass)) impl_->suspects.Forget(key);
+  for (const LeaseTable::Lease& lease : impl_->leases.DropPass(pass)) {
+    impl_->suspects.Forget(lease.batch.key);
+    if (lease.worker) impl_->given_up.Add(lease.batch.key, lease.sent);
+  }
   impl_->Pump(now);
 }
 
 void LoaderCore::CloseLease(const BatchKey& key, MonoTime now) {
+  const LeaseTable::Lease* lease = impl_->leases.Find(key);
+  if (lease != nullptr && lease->worker) impl_->given_up.Add(key, lease->sent);
   impl_->leases.Settle(key);
   impl_->suspects.Forget(key);
   impl_->Pump(now);
@@ -275,6 +283,7 @@ void LoaderCore::Leave(MonoTime now) {
   impl_->links.Leave(GoodbyeReason::kLeaving, impl_->run, now);
 }
 
+std::size_t LoaderCore::workers() const { return impl_->links.size(); }
 std::size_t LoaderCore::connected() const { return impl_->links.connected(); }
 std::string LoaderCore::WaitingFor(MonoTime now) const { return impl_->WaitingFor(now); }
 const Status& LoaderCore::failure() const { return impl_->links.failure(); }
@@ -314,6 +323,7 @@ LoaderActions LoaderCore::TakeActions() {
   actions.reconnect = m.links.TakeReconnects();
   actions.sends = m.links.TakeSends();
   actions.verdicts = std::exchange(m.verdicts, {});
+  actions.late = std::exchange(m.late, {});
   actions.settled = std::exchange(m.settled, {});
   actions.log = m.links.TakeLog();
   return actions;

@@ -38,10 +38,15 @@ struct LoaderCoreOptions {
 
 struct LoaderActions {
   using Send = ClientSend;
+  struct Accepted {
+    Verdict verdict;
+    Duration age;  // since it was sent
+  };
   std::vector<std::size_t>
       reconnect;  // close that worker's socket and open a new one (before sends)
   std::vector<Send> sends;
-  std::vector<Verdict> verdicts;  // kVerdicts: accepted ones, each key once
+  std::vector<Accepted> verdicts;  // kVerdicts: each key once
+  std::vector<Duration> late;      // kVerdicts: ages of verdicts on leases that were given up
   std::vector<BatchKey> settled;  // kSamples: keys whose lease ended
   std::vector<std::string> log;
 };
@@ -101,7 +106,8 @@ class LoaderCore {
   // Says Goodbye everywhere.
   void Leave(MonoTime now);
 
-  // Workers with a session in force.
+  // Workers that are known; those with a session in force.
+  std::size_t workers() const;
   std::size_t connected() const;
   // What the loader waits for, for errors at a deadline: peers, stage, next step. Empty: for
   // nothing.

@@ -13,6 +13,7 @@
 #include "pipeline/delivery/client_links.h"
 #include "pipeline/delivery/credit.h"
 #include "pipeline/delivery/decided_keys.h"
+#include "pipeline/delivery/given_up.h"
 #include "pipeline/delivery/lease_table.h"
 #include "pipeline/delivery/loader_core.h"
 #include "pipeline/delivery/score_cache.h"
@@ -89,7 +90,9 @@ struct LoaderCore::Impl final : ClientLinks::Owner {
   bool left = false;
   std::uint64_t step = 0;
   std::uint64_t late_verdicts = 0;
-  std::vector<Verdict> verdicts;
+  std::vector<LoaderActions::Accepted> verdicts;
+  GivenUp given_up;
+  std::vector<Duration> late;
   std::vector<BatchKey> settled;
 };
 

@@ -37,6 +37,7 @@ BELOW: dict[str, set[str]] = {
         "pipeline/net",
     },
 }
+BELOW["client/python/native"] = BELOW["client/cpp"] | {"client/cpp"}
 BRIDGE = {"client/cpp/siftd/torch_bridge.h", "client/cpp/siftd/torch_bridge.cc"}
 
 # Library -> (pattern of its headers, folders that may include them).
@@ -47,6 +48,7 @@ HOMES: dict[str, tuple[str, set[str]]] = {
     "protobuf": (r"(google/protobuf/|siftd/v1/)", {"pipeline/wire", "worker"}),
     "zlib": (r"zlib\.h", {"pipeline/wire"}),
     "libsodium": (r"sodium", {"pipeline/wire"}),
+    "pybind11": (r"pybind11/", {"client/python/native"}),
     "CLI11": (r"CLI/", {"worker"}),
     "spdlog": (r"spdlog/", {"worker"}),
     "prometheus-cpp": (r"prometheus/", {"worker"}),

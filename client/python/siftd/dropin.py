@@ -23,15 +23,14 @@ from siftd._batches.outbox import OnDecision, Outbox
 from siftd._batches.passes import Passes
 from siftd._batches.source import Source
 from siftd._checks import in_range, seconds
-from siftd._delivery.loader_core import LoaderCore, LoaderOptions
+from siftd._delivery.loader_core import LoaderOptions
 from siftd._delivery.score_cache import MOST_EVERY, ScoreCache
-from siftd._delivery.session import new_incarnation
+from siftd._loop.background import Core, Io, make_core, make_io
 from siftd._loop.bring_up import BringUp, Running, Wishes
 from siftd._loop.distributed import Ranks, own_state, rank_and_world
 from siftd._loop.engine import Engine, EngineOptions
 from siftd._loop.inline import InlineCore, InlineIo
 from siftd._loop.sifted import Sifted
-from siftd._net.transport import IoThread
 from siftd._select.recent_scores import length_for
 from siftd._select.score_cost import ScoreCost
 from siftd._wire.codec import wire_pb2
@@ -203,7 +202,7 @@ class SiftingDataLoader(Sifted):
         self._pid = os.getpid()
         self._running: Running | None = None
         self._engine: Engine | None = None
-        self._io: IoThread | InlineIo | None = None
+        self._io: Io | None = None
         self._closed = False
         self._told_capacity = False
 
@@ -308,7 +307,7 @@ class SiftingDataLoader(Sifted):
                 if engine.ready:
                     continue
                 self._check_waiting(engine, time.monotonic() - began)
-                if isinstance(io, IoThread):
+                if not isinstance(io, InlineIo):
                     engine.lock.wait(WAIT_EVERY)
 
     def _check_waiting(self, engine: Engine, waited: float) -> None:
@@ -325,7 +324,7 @@ class SiftingDataLoader(Sifted):
                 "Raise timeout=..., or look into the dataset's workers",
             )  # fmt: skip
         raise SiftdTimeoutError(
-            f"{len(engine.core.sessions)} sifting workers", "deciding candidates", self._timeout,
+            f"{engine.core.workers} sifting workers", "deciding candidates", self._timeout,
             "See `siftd status`, or raise timeout=...",
         )  # fmt: skip
 
@@ -353,10 +352,7 @@ class SiftingDataLoader(Sifted):
         self._engine.steps = self._engine.stats.steps = self._steps
         if self._claims:
             self._engine.expect_claims()
-        if isinstance(core, InlineCore):
-            self._io = InlineIo(self._engine, core)
-        else:
-            self._io = IoThread("siftd-loader", r.endpoints, core, self._engine.turn)
+        self._io = make_io(core, self._engine, r.endpoints)
         # What must end with this object, also when it is forgotten; none of it refers back to it.
         self._finalizer = weakref.finalize(self, _shut, self._io, r)
         try:
@@ -367,13 +363,13 @@ class SiftingDataLoader(Sifted):
         self._engine.stats.model_versions = 1
         self._io.start()
 
-    def _make_core(self, r: Running, history: Sequence[float]) -> LoaderCore | InlineCore:
+    def _make_core(self, r: Running, history: Sequence[float]) -> Core:
         if r.module is not None:
             cache = ScoreCache(self._rescore_every, self._source.data_size)
             return InlineCore(
                 r.module, r.scorer.fields, r.policy, r.seed, self._total_steps or 0, history, self._wishes.cost, cache
             )  # fmt: skip
-        return LoaderCore(self._loader_options(r), new_incarnation())
+        return make_core(self._loader_options(r), r.endpoints)
 
     def _loader_options(self, r: Running) -> LoaderOptions:
         return LoaderOptions(
@@ -431,9 +427,7 @@ class SiftingDataLoader(Sifted):
         return self._engine
 
     def _workers_known(self) -> int:
-        if self._engine is None or isinstance(self._engine.core, InlineCore):
-            return 0
-        return len(self._engine.core.sessions)
+        return 0 if self._engine is None else self._engine.core.workers
 
     # ------------------------------------------------------------------ state
     def state_dict(self) -> dict[str, Any]:
@@ -507,7 +501,7 @@ class SiftingDataLoader(Sifted):
             self._finalizer()
 
 
-def _shut(io: IoThread | InlineIo, running: Running) -> None:
+def _shut(io: Io, running: Running) -> None:
     """Ends what a loader started; runs on close(), garbage collection or at exit."""
     io.stop()
     running.close()

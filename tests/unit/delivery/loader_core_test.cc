@@ -11,7 +11,9 @@
 namespace siftd {
 namespace {
 
+using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::IsEmpty;
 
 constexpr std::uint64_t kRun = 50;
 
@@ -325,6 +327,29 @@ TEST_F(LoaderCoreTest, VerdictsSettleOnceAndCancelledOnesAreDropped) {
   EXPECT_EQ(d->last.verdicts.size(), 0u);
   EXPECT_EQ(core->late_verdicts(), 3u);
   EXPECT_EQ(core->outstanding(), 0u);
+}
+
+TEST_F(LoaderCoreTest, VerdictsOnLeasesThatWereGivenUpAreTimed) {
+  Make(Mode::kVerdicts, 1);
+  d->Open(0);
+  ASSERT_TRUE(core->TakePosition());
+  GiveCredit(0, 3);
+  for (const std::uint64_t seq : {0, 1, 2, 3}) Offer(Batch(seq));
+  core->CloseLease({0, 0, 1}, d->now);
+  core->CancelPass(0, d->now);
+  d->now += milliseconds(300);
+  Verdict v;
+  v.run = kRun;
+  for (const std::uint64_t seq : {0, 1}) {
+    v.key = {0, 0, seq};
+    d->Say(0, v);
+    EXPECT_THAT(d->last.late, ElementsAre(milliseconds(300))) << seq;
+    d->Say(0, v);
+    EXPECT_THAT(d->last.late, IsEmpty()) << "once";
+  }
+  v.key = {0, 0, 3};
+  d->Say(0, v);
+  EXPECT_THAT(d->last.late, IsEmpty()) << "it was never sent";
 }
 
 TEST_F(LoaderCoreTest, AVerdictHelloCarriesRunAndJob) {

@@ -15,6 +15,7 @@ from siftd._delivery.client_core import ClientCore
 from siftd._delivery.score_cache import ScoreCache
 from siftd._wire.codec import wire_pb2
 
+PENDING_MOST = 2  # batches that wait for credit, for owners that offer while there is room
 CLOSED_MOST = 4096  # leases given up whose verdicts are still waited for, to be timed
 
 Key = tuple[int, int]  # (pass, seq); the loader index is this process's
@@ -119,6 +120,17 @@ class LoaderCore(ClientCore):
         return len(self.pending) + len(self.leases)
 
     @property
+    def has_room(self) -> bool:
+        return len(self.pending) < PENDING_MOST
+
+    @property
+    def workers(self) -> int:
+        return len(self.sessions)
+
+    def undecided(self) -> list[Lease]:
+        return [*self.pending, *self.leases.values()]
+
+    @property
     def told(self) -> bool:
         """The run is done, and no worker that is there still owes a Settled."""
         return self.done and all(self._accounts[lease.worker].said_done for lease in self.leases.values())
@@ -139,6 +151,10 @@ class LoaderCore(ClientCore):
                 self._closed.pop(next(iter(self._closed)))
         else:
             self.pending.remove(lease)
+
+    def may_have_sent(self, lease: Lease) -> bool:
+        """Its tensors may still be read."""
+        return lease.worker >= 0 or lease.attempt > 0
 
     def cancel(self) -> int:
         """VERDICTS: gives up all leases; their number."""

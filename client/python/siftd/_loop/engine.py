@@ -24,6 +24,7 @@ from siftd._batches.source import Candidate, End, Feed
 from siftd._batches.state import PieceParts
 from siftd._delivery.ledger import IntervalSet
 from siftd._delivery.loader_core import Lease, LoaderCore, Verdicted
+from siftd._delivery.native_loader import NativeLoaderCore
 from siftd._loop.inline import InlineCore
 from siftd._select.recent_scores import RecentScores
 from siftd._wire.codec import wire_pb2
@@ -32,7 +33,6 @@ from siftd.errors import StructureError
 
 log = logging.getLogger("siftd")
 
-PENDING_MOST = 2  # candidates taken from the feed and not yet sent
 BREAKER_CLOSES_AFTER = 3  # verdicts in a row within starve_timeout
 
 
@@ -52,7 +52,7 @@ class Engine(Outbox):
     def __init__(
         self,
         options: EngineOptions,
-        core: LoaderCore | InlineCore,
+        core: LoaderCore | NativeLoaderCore | InlineCore,
         pad: structure.Pad,
         history: Sequence[float] = (),
     ) -> None:
@@ -163,7 +163,7 @@ class Engine(Outbox):
     def _cancel_leases(self) -> None:
         """What was offered, and decided and not taken, before the last cancel. REQUIRES: lock held"""
         self._cancels_done = self._cancels
-        gone = [*self.core.pending, *self.core.leases.values(), *(v.lease for v in self.core.verdicts)]
+        gone = [*self.core.undecided(), *(v.lease for v in self.core.verdicts)]
         self.stats.cancelled += sum(len(lease.sample_ids) for lease in gone)
         self.core.verdicts = []
         self.core.cancel()
@@ -173,7 +173,7 @@ class Engine(Outbox):
         if feed is None:
             return
         while self._end is None and self.assembler.rows < self.options.batch_size:
-            if len(self.core.pending) >= PENDING_MOST:
+            if not self.core.has_room:
                 break
             item = feed.take()
             if item is None:
@@ -306,7 +306,7 @@ class Engine(Outbox):
             if lease is None:
                 return
             self.core.close_lease(lease)
-            piece = self._unsifted_piece(lease, copy=lease.worker >= 0 or lease.attempt > 0)
+            piece = self._unsifted_piece(lease, copy=self.core.may_have_sent(lease))
             self.stats.decided += piece.rows
             self.stats.kept += piece.rows
             self.stats.unsifted += piece.rows

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from siftd import policy as policies
-from siftd._delivery.loader_core import Key, Lease, Verdicted
+from siftd._delivery.loader_core import PENDING_MOST, Lease, Verdicted
 from siftd._delivery.score_cache import ScoreCache
 from siftd._scorer.module import ScorerModule, scoring
 from siftd._scorer.sharded import is_sharded
@@ -58,13 +58,12 @@ class InlineCore:
         self._cost, self._cache = cost or ScoreCost(), cache or ScoreCache(1)
         self.step = 0  # optimizer steps done
         self.pending: deque[Lease] = deque()
-        self.leases: dict[Key, Lease] = {}  # nothing is ever out
         self.verdicts: list[Verdicted] = []  # for the owner to take
         self.late_seconds: list[float] = []
         self.duplicates = 0
         self.failure = ""
         self.connected = 1
-        self.sessions = (None,)  # this process is its own worker
+        self.workers = 0  # the training loop scores
 
     @property
     def outstanding(self) -> int:
@@ -74,6 +73,16 @@ class InlineCore:
         """Takes a batch on; `decide` settles it."""
         lease.prior = self._cache.visit(lease.sample_ids)
         self.pending.append(lease)
+
+    @property
+    def has_room(self) -> bool:
+        return len(self.pending) < PENDING_MOST
+
+    def undecided(self) -> list[Lease]:
+        return list(self.pending)
+
+    def may_have_sent(self, lease: Lease) -> bool:
+        return False
 
     def oldest(self) -> Lease | None:
         return self.pending[0] if self.pending else None
