@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <new>
+#include <span>
 #include <utility>
 
 namespace siftd {
@@ -20,12 +22,32 @@ bool SameRows(const Tensor& a, const Tensor& b) {
          std::equal(a.shape.begin() + 1, a.shape.end(), b.shape.begin() + 1);
 }
 
+// Uninitialised: rows are written before they are shown. Aligned as tensors are by LibTorch.
+std::shared_ptr<std::uint8_t> NewMemory(std::size_t size) {
+  constexpr std::align_val_t kAlign{64};
+  auto* const memory = static_cast<std::uint8_t*>(::operator new(size, kAlign));
+  return {memory, [](std::uint8_t* p) { ::operator delete(p, kAlign); }};
+}
+
+// Rows `picked` of `from`, each `row` bytes, back to back to `to`; neighbours at once.
+void CopyPicked(std::uint8_t* to, const std::uint8_t* from, std::size_t row,
+                std::span<const std::uint32_t> picked) {
+  for (std::size_t i = 0; i < picked.size();) {
+    std::size_t run = 1;
+    while (i + run < picked.size() && picked[i + run] == picked[i] + run) ++run;
+    std::memcpy(to + i * row, from + picked[i] * row, run * row);
+    i += run;
+  }
+}
+
 }  // namespace
 
 struct Assembler::Source {
   enum class Kind { kRows, kEpoch, kRun };
   Kind kind = Kind::kRows;
   std::uint32_t epoch = 0;
+  bool flush = false;
+  bool pick = false;  // the tensors have all rows of the candidate batch
   Selected rows;
   std::uint32_t next = 0;  // rows before it are copied
 
@@ -33,8 +55,8 @@ struct Assembler::Source {
 };
 
 struct Assembler::Building {
-  std::uint32_t capacity = 0;                           // rows
-  std::vector<std::shared_ptr<std::uint8_t[]>> memory;  // by tensor
+  std::uint32_t capacity = 0;                         // rows
+  std::vector<std::shared_ptr<std::uint8_t>> memory;  // by tensor
   std::vector<Tensor> layout;
   TrainBatch batch;  // but for its tensors
 
@@ -52,7 +74,7 @@ struct Assembler::Building {
 Assembler::Assembler(AssemblerOptions options) : options_(options) {}
 Assembler::~Assembler() = default;
 
-Status Assembler::Check(const Selected& rows) const {
+Status Assembler::Check(const Selected& rows, std::size_t tensor_rows) const {
   const Decision& d = rows.decision;
   const std::size_t kept = d.kept.size();
   const std::string of = " of batch " + ToString(rows.key);
@@ -68,9 +90,9 @@ Status Assembler::Check(const Selected& rows) const {
   }
   for (const Tensor& t : rows.tensors) {
     SIFTD_RETURN_IF_ERROR(Validate(t));
-    if (t.shape.empty() || t.rows() != static_cast<std::int64_t>(kept)) {
-      return InvalidArgument("tensor " + RowText(t) + of + " has not " + std::to_string(kept) +
-                             " rows");
+    if (t.shape.empty() || t.rows() != static_cast<std::int64_t>(tensor_rows)) {
+      return InvalidArgument("tensor " + RowText(t) + of + " has not " +
+                             std::to_string(tensor_rows) + " rows");
     }
   }
   if (layout_.empty()) return OkStatus();
@@ -89,22 +111,37 @@ Status Assembler::Check(const Selected& rows) const {
 
 Status Assembler::Add(Selected rows) {
   if (rows.decision.kept.empty()) return OkStatus();
-  SIFTD_RETURN_IF_ERROR(Check(rows));
-  if (layout_.empty()) {
-    for (const Tensor& t : rows.tensors) layout_.push_back({t.name, t.dtype, t.shape, {}});
-  }
-  buffered_rows_ += rows.sample_id.size();
+  SIFTD_RETURN_IF_ERROR(Check(rows, rows.decision.kept.size()));
   Source source;
   source.rows = std::move(rows);
-  sources_.push_back(std::move(source));
-  Fill();
+  Push(std::move(source));
   return OkStatus();
 }
 
-void Assembler::EndEpoch(std::uint32_t epoch) {
+Status Assembler::AddKeptOf(Selected candidate) {
+  if (candidate.decision.kept.empty()) return OkStatus();
+  SIFTD_RETURN_IF_ERROR(Check(candidate, candidate.decision.rows));
+  Source source;
+  source.pick = true;
+  source.rows = std::move(candidate);
+  Push(std::move(source));
+  return OkStatus();
+}
+
+void Assembler::Push(Source source) {
+  if (layout_.empty()) {
+    for (const Tensor& t : source.rows.tensors) layout_.push_back({t.name, t.dtype, t.shape, {}});
+  }
+  buffered_rows_ += source.rows.sample_id.size();
+  sources_.push_back(std::move(source));
+  Fill();
+}
+
+void Assembler::EndEpoch(std::uint32_t epoch, bool flush) {
   Source mark;
   mark.kind = Source::Kind::kEpoch;
   mark.epoch = epoch;
+  mark.flush = flush;
   sources_.push_back(std::move(mark));
 }
 
@@ -121,8 +158,7 @@ void Assembler::Fill() {
       building_->capacity = options_.batch_size;
       building_->layout = layout_;
       for (const Tensor& t : layout_) {
-        // Uninitialised: rows are written before they are shown.
-        building_->memory.emplace_back(new std::uint8_t[t.row_bytes() * options_.batch_size]);
+        building_->memory.push_back(NewMemory(t.row_bytes() * options_.batch_size));
       }
     }
     const std::uint32_t room = building_->capacity - building_->rows();
@@ -140,8 +176,13 @@ void Assembler::CopyRows(Source& source, std::uint32_t rows) {
   for (std::size_t i = 0; i < layout_.size(); ++i) {
     const std::size_t row = layout_[i].row_bytes();
     if (row == 0) continue;
-    std::memcpy(building_->memory[i].get() + at * row,
-                source.rows.tensors[i].bytes.data() + source.next * row, rows * row);
+    std::uint8_t* const out = building_->memory[i].get() + at * row;
+    const std::uint8_t* const in = source.rows.tensors[i].bytes.data();
+    if (source.pick) {
+      CopyPicked(out, in, row, std::span(d.kept).subspan(source.next, rows));
+    } else {
+      std::memcpy(out, in + source.next * row, rows * row);
+    }
   }
   constexpr float kUnknown = std::numeric_limits<float>::quiet_NaN();
   for (std::uint32_t i = source.next; i < source.next + rows; ++i) {
@@ -180,7 +221,7 @@ std::optional<Assembler::Item> Assembler::Take() {
     if (built == options_.batch_size) return Item{Close(), 0};
     if (sources_.empty()) return std::nullopt;
     // All rows before the mark are in the batch being built.
-    if (built > 0 && !options_.drop_last) return Item{Close(), 0};
+    if (built > 0 && (!options_.drop_last || sources_.front().flush)) return Item{Close(), 0};
     const Source mark = std::move(sources_.front());
     sources_.pop_front();
     if (mark.kind == Source::Kind::kEpoch) return Item{std::nullopt, mark.epoch};
@@ -189,6 +230,28 @@ std::optional<Assembler::Item> Assembler::Take() {
 }
 
 std::vector<BatchKey> Assembler::TakeEmptied() { return std::exchange(emptied_, {}); }
+
+// What is left of a source, through a batch of its own: one way to cut rows out.
+TrainBatch Assembler::Alone(const Source& source) const {
+  Assembler rest({source.left(), false});
+  rest.layout_ = layout_;
+  rest.buffered_rows_ = source.left();
+  rest.sources_.push_back(source);
+  rest.Fill();
+  return rest.Close();
+}
+
+std::vector<TrainBatch> Assembler::Untaken() const {
+  std::vector<TrainBatch> found;
+  if (building_ != nullptr && building_->rows() > 0) {
+    found.push_back(building_->batch);
+    found.back().tensors = building_->Tensors();
+  }
+  for (const Source& source : sources_) {
+    if (source.kind == Source::Kind::kRows) found.push_back(Alone(source));
+  }
+  return found;
+}
 
 Selected Assembler::RowsOf(const BatchKey& key) const {
   std::vector<Selected> pieces;
@@ -200,14 +263,7 @@ Selected Assembler::RowsOf(const BatchKey& key) const {
   }
   for (const Source& source : sources_) {
     if (source.kind != Source::Kind::kRows || source.rows.key != key) continue;
-    // Through a batch of its own: one way to cut rows out.
-    Assembler rest({source.left(), false});
-    Source copy = source;
-    rest.layout_ = layout_;
-    rest.buffered_rows_ = source.left();
-    rest.sources_.push_back(std::move(copy));
-    rest.Fill();
-    pieces.push_back(ExtractRows(rest.Close(), key));
+    pieces.push_back(ExtractRows(Alone(source), key));
   }
   if (pieces.empty()) {
     Selected none;

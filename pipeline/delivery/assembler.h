@@ -32,8 +32,12 @@ class Assembler {
   // Takes the kept rows of one key. Error: they cannot stand in one batch with the rows before
   // them, or their arrays do not fit together; the rows are not taken.
   Status Add(Selected rows);
-  // All rows of the epoch were added: its remainder becomes a short batch, unless drop_last.
-  void EndEpoch(std::uint32_t epoch);
+  // The same of a candidate batch whose tensors have all their rows, [decision.rows, ...]: the kept
+  // ones are picked as they are copied.
+  Status AddKeptOf(Selected candidate);
+  // All rows of the epoch were added: its remainder becomes a short batch, unless drop_last and not
+  // `flush`.
+  void EndEpoch(std::uint32_t epoch, bool flush = false);
   // The run is over: likewise; with drop_last the remainder is dropped and counted.
   void Finish();
 
@@ -48,7 +52,10 @@ class Assembler {
 
   // Rows of `key` that were added and not taken; without rows when there are none.
   Selected RowsOf(const BatchKey& key) const;
-  // Rows added and not taken.
+  // All rows that were added and not taken, oldest first; they share memory with the batch being
+  // built.
+  std::vector<TrainBatch> Untaken() const;
+  // Their number.
   std::size_t buffered_rows() const { return buffered_rows_; }
   std::uint64_t dropped_rows() const { return dropped_rows_; }
   const AssemblerOptions& options() const { return options_; }
@@ -57,7 +64,9 @@ class Assembler {
   struct Source;  // a key's rows, some of them copied already; or a mark: an epoch, the run is over
   struct Building;  // a batch's memory, some of it filled
 
-  Status Check(const Selected& rows) const;
+  Status Check(const Selected& rows, std::size_t tensor_rows) const;
+  void Push(Source source);
+  TrainBatch Alone(const Source& source) const;
   void Fill();
   void CopyRows(Source& source, std::uint32_t rows);
   TrainBatch Close();

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from queue import SimpleQueue
 from typing import Any
 
 import torch
 
 from siftd._batches import structure
+from siftd._batches.source import Candidate
 from siftd._delivery.loader_core import Lease, LoaderCore, LoaderOptions, Verdicted
 from siftd._delivery.session import new_incarnation
 from siftd._loop.engine import Engine, EngineOptions
@@ -28,9 +30,15 @@ def verdict(of: Lease) -> Verdicted:
     return Verdicted(of, wire_pb2.Decision(outcome=wire_pb2.OUTCOME_DECIDED, rows=4, kept=range(4)), 0.0, 0)
 
 
+def begin(e: Engine, number: int) -> None:
+    """A pass whose loader never gives a batch."""
+    never: SimpleQueue[Candidate] = SimpleQueue()
+    e.begin_pass(number, number, iter(never.get, None), lambda: None)
+
+
 def test_a_verdict_of_a_cancelled_pass_gives_no_batch() -> None:
     e = engine()
-    e.begin_pass(0, 0, None)  # type: ignore[arg-type]
+    begin(e, 0)
     e.core.offer(lease(0, 1), 0.0)
     e.core.verdicts.append(verdict(lease(0, 0)))
     e.cancel()
@@ -42,14 +50,14 @@ def test_a_verdict_of_a_cancelled_pass_gives_no_batch() -> None:
 def test_a_cancel_while_verdicts_are_gathered_wins(monkeypatch: Any) -> None:
     """Bug: rows of the pass given up came out in the next one."""
     e = engine()
-    e.begin_pass(0, 0, None)  # type: ignore[arg-type]
+    begin(e, 0)
     e.core.verdicts.append(verdict(lease(0, 0)))
     gather = e._piece
 
     def cancelled_meanwhile(v: Verdicted) -> Any:
         piece = gather(v)
         e.cancel()
-        e.begin_pass(1, 1, None)  # type: ignore[arg-type]
+        begin(e, 1)
         return piece
 
     monkeypatch.setattr(e, "_piece", cancelled_meanwhile)

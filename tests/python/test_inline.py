@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 import siftd
 from siftd._batches import structure
-from siftd._batches.source import Feed, PassState, Source
+from siftd._batches.source import PassState, Source
 from siftd._delivery.loader_core import Lease
 from siftd._loop.engine import Engine, EngineOptions
 from siftd._loop.inline import InlineCore, InlineIo
@@ -70,8 +70,7 @@ def a_pass(core: InlineCore, policy: siftd.Policy, rows: int) -> Iterator[tuple[
     io = InlineIo(engine, core)
     io.start()
     source = Source(DataLoader(Rows(rows), BATCH, shuffle=True, generator=torch.Generator().manual_seed(1)), None)
-    feed = Feed(source.begin(PassState(0, 0), None), 0, io.wake)
-    engine.begin_pass(0, 0, feed)
+    feed = engine.begin_pass(0, 0, source.begin(PassState(0, 0), None), io.wake)
     try:
         yield engine, io
     finally:

@@ -241,10 +241,12 @@ def test_non_tensor_fields(worker: Worker) -> None:
     loader.close()
 
 
-def test_in_place_use_of_unsifted_batches(worker: Worker) -> None:
-    """A batch that is handed out unsifted may be changed while ZeroMQ still holds the one that was sent."""
+def test_in_place_use_of_unsifted_batches(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that is handed out unsifted may be changed while ZeroMQ still holds the one that was sent. The compiled
+    client copies the rows of every batch."""
     import signal
 
+    monkeypatch.setenv("SIFTD_NATIVE", "0")
     loader = sift(DataLoader(Rows(320), 16), worker, starve_timeout=0.2)
     iterator = iter(loader)
     next(iterator)

@@ -7,35 +7,14 @@
 #include <mutex>
 #include <utility>
 
+#include "client/python/native/loader_options.h"
 #include "pipeline/delivery/loader_core.h"
 #include "siftd/client_io.h"
 
 namespace siftd {
-namespace {
-
-constexpr std::size_t kUnsentMost = 2;  // batches that wait for credit
-
-LoaderCoreOptions CoreOptions(const Hello& hello) {
-  LoaderCoreOptions o;
-  o.mode = Mode::kVerdicts;
-  o.job = hello.job;
-  o.name = hello.name;
-  o.incarnation = hello.session.incarnation;
-  o.index = hello.loader_index;
-  o.count = hello.loader_count;
-  o.run = hello.run;
-  o.job_spec = hello.job_spec;
-  o.signature = hello.signature;
-  o.max_batch_bytes = hello.max_batch_bytes;
-  o.fingerprint = hello.fingerprint;
-  return o;
-}
-
-}  // namespace
-
 struct LoaderLink::Impl {
   Impl(std::vector<std::string> endpoints, const Hello& hello)
-      : core(CoreOptions(hello), 0, Now()),
+      : core(VerdictsOptions(hello), 0, Now()),
         io(&core, &mu, ClientOptions{.endpoints = std::move(endpoints), .log = [this](const auto& line) { Log(line); }},
            {[this](MonoTime) { OnTurn(); }, [this](LoaderActions& a) { Acted(a); }, {}}) {
     core.TakePosition();

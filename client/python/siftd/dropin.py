@@ -25,10 +25,11 @@ from siftd._batches.source import Source
 from siftd._checks import in_range, seconds
 from siftd._delivery.loader_core import LoaderOptions
 from siftd._delivery.score_cache import MOST_EVERY, ScoreCache
-from siftd._loop.background import Core, Io, make_core, make_io
+from siftd._loop import background
+from siftd._loop.background import AnyEngine, Io
 from siftd._loop.bring_up import BringUp, Running, Wishes
 from siftd._loop.distributed import Ranks, own_state, rank_and_world
-from siftd._loop.engine import Engine, EngineOptions
+from siftd._loop.engine import EngineOptions
 from siftd._loop.inline import InlineCore, InlineIo
 from siftd._loop.sifted import Sifted
 from siftd._select.recent_scores import length_for
@@ -201,7 +202,7 @@ class SiftingDataLoader(Sifted):
 
         self._pid = os.getpid()
         self._running: Running | None = None
-        self._engine: Engine | None = None
+        self._engine: AnyEngine | None = None
         self._io: Io | None = None
         self._closed = False
         self._told_capacity = False
@@ -258,7 +259,7 @@ class SiftingDataLoader(Sifted):
         assert self._engine is not None and self._io is not None and now is not None
         if opened.resumed:
             self._engine.restore(now.number, opened.trained, opened.rows)
-        self._engine.begin_pass(now.number, now.epoch, self._passes.feed(opened, self._io.wake))
+        self._passes.pulled_by(self._engine.begin_pass(now.number, now.epoch, opened.candidates, self._io.wake))
         self._io.wake()
         return True
 
@@ -303,28 +304,25 @@ class SiftingDataLoader(Sifted):
                 if engine.took():
                     io.wake()  # there is room for one more
                 return item
-            with engine.lock:
-                if engine.ready:
-                    continue
-                self._check_waiting(engine, time.monotonic() - began)
-                if not isinstance(io, InlineIo):
-                    engine.lock.wait(WAIT_EVERY)
+            self._check_waiting(engine, time.monotonic() - began)
+            if not isinstance(io, InlineIo):
+                engine.wait(WAIT_EVERY)
 
-    def _check_waiting(self, engine: Engine, waited: float) -> None:
+    def _check_waiting(self, engine: AnyEngine, waited: float) -> None:
         assert self._io is not None
         if not self._io.alive:
             raise WorkerError(f"siftd's I/O thread ended: {self._io.error}")
-        if engine.core.failure and not engine.breaker_open:
-            raise WorkerError(engine.core.failure)
+        if engine.failure and not engine.breaker_open:
+            raise WorkerError(engine.failure)
         if waited <= self._timeout:
             return
-        if engine.core.outstanding == 0:
+        if engine.outstanding == 0:
             raise SiftdTimeoutError(
                 "your loader", "giving the next candidate batch", self._timeout,
                 "Raise timeout=..., or look into the dataset's workers",
             )  # fmt: skip
         raise SiftdTimeoutError(
-            f"{engine.core.workers} sifting workers", "deciding candidates", self._timeout,
+            f"{engine.workers} sifting workers", "deciding candidates", self._timeout,
             "See `siftd status`, or raise timeout=...",
         )  # fmt: skip
 
@@ -337,39 +335,41 @@ class SiftingDataLoader(Sifted):
         bring_up = BringUp(self._wishes, ranks)
         r = self._running = bring_up.run(structure.rebuild(example))
         self.scorer, self.policy, self._seed = r.scorer, r.policy, r.seed
-        core = self._make_core(r, history)
         options = EngineOptions(
             batch_size=self.batch_size,
             prefetch=self._prefetch,
-            starve_timeout=math.inf if isinstance(core, InlineCore) else self._starve_timeout,
-            fields=() if isinstance(core, InlineCore) else r.scorer.fields,
+            starve_timeout=math.inf if r.module is not None else self._starve_timeout,
+            fields=() if r.module is not None else r.scorer.fields,
             drop_last=self._drop_last,
             endless=self._steps_per_epoch is not None,
             history_length=length_for(r.policy),
             on_decision=self._on_decision,
         )
-        self._engine = Engine(options, core, self._pad, history)
-        self._engine.steps = self._engine.stats.steps = self._steps
+        self._engine, self._io = self._background(r, options, example, history)
+        self._engine.step_to(self._steps)
         if self._claims:
             self._engine.expect_claims()
-        self._io = make_io(core, self._engine, r.endpoints)
         # What must end with this object, also when it is forgotten; none of it refers back to it.
         self._finalizer = weakref.finalize(self, _shut, self._io, r)
         try:
-            bring_up.publish_first(r, self._steps, self._engine.history.sample())
+            bring_up.publish_first(r, self._steps, self._engine.recent_scores())
         except Exception:
             self.close()
             raise
         self._engine.stats.model_versions = 1
         self._io.start()
 
-    def _make_core(self, r: Running, history: Sequence[float]) -> Core:
-        if r.module is not None:
-            cache = ScoreCache(self._rescore_every, self._source.data_size)
-            return InlineCore(
-                r.module, r.scorer.fields, r.policy, r.seed, self._total_steps or 0, history, self._wishes.cost, cache
-            )  # fmt: skip
-        return make_core(self._loader_options(r), r.endpoints)
+    def _background(
+        self, r: Running, options: EngineOptions, example: structure.Flat, history: Sequence[float]
+    ) -> tuple[AnyEngine, Io]:
+        if r.module is None:
+            loader = self._loader_options(r)
+            return background.with_workers(options, loader, r.endpoints, example, self._pad, history)
+        cache = ScoreCache(self._rescore_every, self._source.data_size)
+        core = InlineCore(
+            r.module, r.scorer.fields, r.policy, r.seed, self._total_steps or 0, history, self._wishes.cost, cache
+        )
+        return background.inline(core, options, self._pad, history)
 
     def _loader_options(self, r: Running) -> LoaderOptions:
         return LoaderOptions(
@@ -406,12 +406,12 @@ class SiftingDataLoader(Sifted):
             return
         if weights.due(self._steps):
             with self._engine.lock:
-                history = self._engine.history.sample()
+                history = self._engine.recent_scores()
                 self._engine.stats.model_versions += 1
             weights.publish(self._model if model is None else model, self._steps, history)
         if not self._told_capacity and self._steps >= CAPACITY_AFTER:
             self._told_capacity = True
-            text = self._engine.stats.capacity(self._workers_known())
+            text = self.stats().capacity(self._workers_known())
             if text:
                 log.info("siftd: %s", text)
 
@@ -421,13 +421,14 @@ class SiftingDataLoader(Sifted):
         if self._engine is None:
             return Stats()
         with self._engine.lock:
+            self._engine.sync()
             return Stats(**self._engine.stats.__dict__)
 
     def _outbox(self) -> Outbox | None:
         return self._engine
 
     def _workers_known(self) -> int:
-        return 0 if self._engine is None else self._engine.core.workers
+        return 0 if self._engine is None else self._engine.workers
 
     # ------------------------------------------------------------------ state
     def state_dict(self) -> dict[str, Any]:
@@ -464,7 +465,7 @@ class SiftingDataLoader(Sifted):
             if self._steps_per_epoch is not None:
                 state["epoch_steps"] = self._trained_of_epoch(engine)
             state["rows"] = engine.rows_to_save(None if now is None else now.number, self._pad)
-            state["history"] = engine.history.sample()
+            state["history"] = engine.recent_scores()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -61,7 +61,7 @@ class Assembler:
         self._taken = begin
         self.rows -= rows
         info = BatchInfo([_span(p) for p in parts], [(*p.key, p.rows) for p in parts])
-        return Ready(batch, info, parts=parts if self.keep_parts else [])
+        return Ready(batch, info, parts=parts if self.keep_parts else None)
 
     def unhanded(self) -> list[Piece]:
         """The rows that were not handed out, oldest first."""

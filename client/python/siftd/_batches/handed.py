@@ -22,7 +22,8 @@ class Ready:
     info: BatchInfo | None = None
     end_of: int = -1  # pass
     error: BaseException | None = None
-    parts: list[Piece] = field(default_factory=list)  # its rows by candidate batch; only where claims are expected
+    parts: list[Piece] | None = None  # its rows by candidate batch, where they are kept apart; else they are in `flat`
+    closed: set[Any] = field(default_factory=set)  # passes that were given up since
 
 
 class Handed:
@@ -58,15 +59,27 @@ class Handed:
 
     def close_pass(self, number: Any) -> None:
         for item in self._batches:
-            item.parts = [p for p in item.parts if p.key[0] != number]
+            item.closed.add(number)
 
     def passes(self) -> list[Any]:
         """Of each row that is not trained."""
-        return [piece.key[0] for item in self._batches for piece in item.parts]
+        return [
+            where
+            for item in self._batches
+            for where, _, _ in (item.info.keys if item.info is not None else ())
+            if where not in item.closed
+        ]
 
     def add_rows(self, parts: PieceParts, wanted: Callable[[tuple[Any, int]], bool]) -> None:
         """The rows whose candidate batch is wanted."""
         for item in self._batches:
-            for piece in item.parts:
-                if wanted(piece.key):
+            open_and_wanted = _but_for(item.closed, wanted)
+            if item.parts is None and item.flat is not None and item.info is not None:
+                parts.add_batch(item.flat, item.info, open_and_wanted)
+            for piece in item.parts or ():
+                if open_and_wanted(piece.key):
                     parts.add(piece.key, piece.flat, piece.info)
+
+
+def _but_for(passes: set[Any], wanted: Callable[[tuple[Any, int]], bool]) -> Callable[[tuple[Any, int]], bool]:
+    return lambda key: key[0] not in passes and wanted(key)

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from siftd._batches.row_info import INFO_FIELDS, Array, Span
+from siftd._batches.row_info import INFO_FIELDS, Array, NativeSpan, Span
 
 
 class BatchInfo:
@@ -40,7 +41,7 @@ class BatchInfo:
     unsifted: Array
     epochs: Array
 
-    def __init__(self, spans: list[Span], keys: list[tuple[Any, int, int]]) -> None:
+    def __init__(self, spans: Sequence[Span | NativeSpan], keys: list[tuple[Any, int, int]]) -> None:
         self.spans, self.keys = spans, keys
         self.ordinal = 0
         self._step: int | None = None  # of the trainer, when it was handed out

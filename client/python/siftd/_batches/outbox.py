@@ -57,6 +57,19 @@ class Outbox:
         was, self.full = self.full, False
         return was
 
+    def wait(self, seconds: float) -> None:
+        """Until there may be something to take."""
+        with self.lock:
+            if not self.ready:
+                self.lock.wait(seconds)
+
+    def step_to(self, steps: int) -> None:
+        """Optimizer steps done."""
+        self.steps = self.stats.steps = steps
+
+    def sync(self) -> None:
+        """Brings `stats` up to date. REQUIRES: lock held"""
+
     def hand_out(self, item: Ready) -> None:
         """`item`, a batch, goes to the training loop."""
         assert item.flat is not None and item.info is not None

@@ -5,15 +5,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from siftd._batches import structure
 from siftd._batches.feeder import FeederProcess
 from siftd._batches.piece import Piece
-from siftd._batches.source import Candidate, Feed, PassState, Source
+from siftd._batches.source import Candidate, PassState, Source
 from siftd._batches.state import load_piece
 from siftd._delivery.ledger import IntervalSet
 from siftd.errors import ConfigError
+
+
+class Closable(Protocol):
+    def close(self) -> None: ...
 
 
 @dataclass
@@ -39,7 +43,7 @@ class Passes:
         self.next_epoch: int | None = None  # as announced by set_epoch
         self.resume: dict[str, Any] | None = None  # a state that the next pass begins with
         self._next_number = 0
-        self._feed: Feed | None = None
+        self._feed: Closable | None = None
 
     def open(self, want_example: bool) -> Opened | None:
         """Begins a pass: the one of the state to resume, or the next. None: that one was trained to its end."""
@@ -82,10 +86,9 @@ class Passes:
             raise ConfigError("loader", "empty", "a loader that gives at least one batch")
         return opened.example is not None
 
-    def feed(self, opened: Opened, wake: Callable[[], None]) -> Feed:
-        """Pulls the pass on a background thread from now on."""
-        self._feed = Feed(opened.candidates, 0, wake)
-        return self._feed
+    def pulled_by(self, feed: Closable) -> None:
+        """What pulls the pass from now on; closed with it."""
+        self._feed = feed
 
     def end(self) -> None:
         """The last batch of the pass was handed out."""

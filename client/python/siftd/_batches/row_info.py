@@ -123,3 +123,27 @@ class Span(Mapping[str, Array]):
 
     def __len__(self) -> int:
         return len(INFO_FIELDS)
+
+
+class NativeSpan:
+    """Rows [begin, end) of a batch of the compiled client, all of one candidate batch. Stands where Span does."""
+
+    __slots__ = ("_batch", "_epoch", "_unsifted", "begin", "end", "model_step", "model_version")
+
+    def __init__(self, batch: Any, begin: int, of: tuple[int, int, int, int, int, int, bool]) -> None:
+        _, _, rows, self._epoch, self.model_version, self.model_step, self._unsifted = of
+        self._batch, self.begin, self.end = batch, begin, begin + rows
+
+    def __getitem__(self, name: str) -> Array:
+        rows = self.end - self.begin
+        match name:
+            case "model_version":
+                return np.full(rows, self.model_version, np.int64)
+            case "staleness":
+                return np.full(rows, self.model_step, np.int64)
+            case "unsifted":
+                return np.full(rows, self._unsifted)
+            case "epochs":
+                return np.full(rows, self._epoch, np.int64)
+        column: Array = getattr(self._batch, name)
+        return column[self.begin : self.end]

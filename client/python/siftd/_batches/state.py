@@ -42,11 +42,13 @@ class PieceParts:
         self._parts.setdefault(key, []).append((flat, info))
 
     def add_batch(self, flat: structure.Flat, info: BatchInfo, wanted: Callable[[tuple[Any, int]], bool]) -> None:
-        """The rows of an assembled batch whose key is wanted."""
+        """The rows of an assembled batch whose key is wanted, as known before it was handed out."""
         at = 0
+        known: dict[str, Any] = {}
         for where, seq, rows in info.keys:
             if wanted((where, seq)):
-                cut = {n: getattr(info, n)[at : at + rows] for n in INFO_FIELDS}
+                known = known or {n: np.concatenate([span[n] for span in info.spans]) for n in INFO_FIELDS}
+                cut = {n: column[at : at + rows] for n, column in known.items()}
                 self.add((where, seq), flat.slice(at, at + rows), cut)
             at += rows
 

@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -34,18 +35,27 @@ def available() -> bool:
     return _native is not None and os.environ.get("SIFTD_NATIVE") != "0"
 
 
+def native() -> Any:
+    """The module. REQUIRES: available()"""
+    return _native
+
+
+def hello_frames(options: LoaderOptions, incarnation: int, endpoints: Sequence[str]) -> list[bytes]:
+    """What the loader says of itself, for the compiled client. Raises ConfigError for an endpoint that is none."""
+    for name in endpoints:
+        resolve(name)
+    hello = LoaderCore(options, incarnation).make_hello()
+    hello.protocol_min = hello.protocol_max = 1
+    hello.session.incarnation, hello.session.counter = incarnation, 1
+    return [bytes(f) for f in codec.encode(hello, ())]
+
+
 class NativeLoaderCore:
     """Stands where LoaderCore does. One thread, the NativeIo's, makes all calls but those that only read."""
 
     def __init__(self, options: LoaderOptions, incarnation: int, endpoints: Sequence[str]) -> None:
         """Raises ConfigError for an endpoint that is none."""
-        for name in endpoints:
-            resolve(name)
-        hello = LoaderCore(options, incarnation).make_hello()
-        hello.protocol_min = hello.protocol_max = 1
-        hello.session.incarnation, hello.session.counter = incarnation, 1
-        frames = [bytes(f) for f in codec.encode(hello, ())]
-        self.link = _native.LoaderLink(list(endpoints), frames)
+        self.link = native().LoaderLink(list(endpoints), hello_frames(options, incarnation, endpoints))
         self.step = 0
         self.leases: dict[Key, Lease] = {}  # offered and not settled
         self.verdicts: list[Verdicted] = []  # for the owner to take

@@ -5,30 +5,45 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from siftd._batches import structure
 from siftd._delivery.loader_core import LoaderCore, LoaderOptions
 from siftd._delivery.native_loader import NativeIo, NativeLoaderCore, available
 from siftd._delivery.session import new_incarnation
-from siftd._loop.engine import Engine
+from siftd._loop.engine import Engine, EngineOptions
 from siftd._loop.inline import InlineCore, InlineIo
+from siftd._loop.native_engine import NativeBatchIo, NativeEngine, takes
 from siftd._net.transport import IoThread
 
-Core = LoaderCore | NativeLoaderCore | InlineCore
-Io = IoThread | NativeIo | InlineIo
+AnyEngine = Engine | NativeEngine
+Io = IoThread | NativeIo | NativeBatchIo | InlineIo
 
 THREAD = "siftd-loader"
 
 
-def make_core(options: LoaderOptions, endpoints: Sequence[str]) -> Core:
-    """Raises ConfigError for an endpoint that is none."""
-    if available():
-        return NativeLoaderCore(options, new_incarnation(), endpoints)
-    return LoaderCore(options, new_incarnation())
+def inline(
+    core: InlineCore, options: EngineOptions, pad: structure.Pad, history: Sequence[float]
+) -> tuple[AnyEngine, Io]:
+    engine = Engine(options, core, pad, history)
+    return engine, InlineIo(engine, core)
 
 
-def make_io(core: Core, engine: Engine, endpoints: Sequence[str]) -> Io:
-    """Not started. `core` is the engine's."""
-    if isinstance(core, InlineCore):
-        return InlineIo(engine, core)
-    if isinstance(core, NativeLoaderCore):
-        return NativeIo(THREAD, core, engine.turn)
-    return IoThread(THREAD, endpoints, core, engine.turn)
+def with_workers(
+    options: EngineOptions,
+    loader: LoaderOptions,
+    endpoints: Sequence[str],
+    example: structure.Flat,
+    pad: structure.Pad,
+    history: Sequence[float],
+) -> tuple[AnyEngine, Io]:
+    """Not started. Raises ConfigError for an endpoint that is none."""
+    incarnation = new_incarnation()
+    if not available():
+        core = LoaderCore(loader, incarnation)
+        engine = Engine(options, core, pad, history)
+        return engine, IoThread(THREAD, endpoints, core, engine.turn)
+    if options.on_decision is None and loader.rescore_every == 1 and takes(example, pad):
+        whole = NativeEngine(options, loader, endpoints, incarnation, example, history)
+        return whole, NativeBatchIo(whole.link)
+    compiled = NativeLoaderCore(loader, incarnation, endpoints)
+    engine = Engine(options, compiled, pad, history)
+    return engine, NativeIo(THREAD, compiled, engine.turn)

@@ -8,7 +8,7 @@ both touch. Nothing here waits.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,10 +72,13 @@ class Engine(Outbox):
         self._described: tuple[Any, list[Any]] = (None, [])  # shapes and types of the newest candidate; descriptors
 
     # ------------------------------------------------------------ the caller's thread
-    def begin_pass(self, number: int, epoch: int, feed: Feed) -> None:
+    def begin_pass(self, number: int, epoch: int, candidates: Iterator[Candidate], wake: Callable[[], None]) -> Feed:
+        """Pulls the pass on a background thread from now on."""
+        feed = Feed(candidates, 0, wake)
         with self.lock:
             self.pass_number, self.epoch, self._feed, self._end = number, epoch, feed, None
             self._starving_since = None
+        return feed
 
     def restore(self, number: int, trained: IntervalSet, rows: list[Piece]) -> None:
         """From a state: what is trained of the pass, and rows that go first."""
@@ -88,10 +91,10 @@ class Engine(Outbox):
                     self.ledger.decided(piece.key, piece.rows)
                 self.assembler.add(piece)
 
-    def cancel(self) -> Feed | None:
+    def cancel(self) -> None:
         """Gives the pass up; the caller closes the feed. The core's own thread drops the leases at its next turn."""
         with self.lock:
-            feed, self._feed, self._end = self._feed, None, None
+            self._feed = self._end = None
             self._cancels += 1
             gone = self.assembler.clear()
             gone += sum(r.flat.rows for r in self.ready if r.flat is not None)
@@ -99,7 +102,6 @@ class Engine(Outbox):
             self.ready.clear()
             self.ledger.close_pass(self.pass_number)
             self.handed.close_pass(self.pass_number)
-            return feed
 
     def rows_to_save(self, now: int | None, pad: structure.Pad) -> list[dict[str, Any]]:
         """Untrained rows that a repeat of pass `now` would not bring back: those of the one key of which some rows are
@@ -119,6 +121,23 @@ class Engine(Outbox):
             if wanted(piece.key):
                 parts.add(piece.key, piece.flat, piece.info)
         return parts.saved(pad)
+
+    # ------------------------------------------------------------ what it tells
+    def recent_scores(self) -> list[float]:
+        """REQUIRES: lock held"""
+        return self.history.sample()
+
+    @property
+    def failure(self) -> str:
+        return self.core.failure
+
+    @property
+    def outstanding(self) -> int:
+        return self.core.outstanding
+
+    @property
+    def workers(self) -> int:
+        return self.core.workers
 
     # ------------------------------------------------------------ the I/O thread
     def turn(self, now: float) -> bool:

@@ -122,7 +122,7 @@ class Sifted:
         """An optimizer step: marks what it trained."""
         self._steps += 1
         self._step_called = True
-        engine.steps = engine.stats.steps = self._steps
+        engine.step_to(self._steps)
         if ordinal is not None:
             engine.mark_trained(ordinal)
         elif self.last_batch_info is not None:

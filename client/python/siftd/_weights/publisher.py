@@ -251,4 +251,6 @@ class Publisher:
 
     def close(self) -> None:
         self._bell.put(False)
+        if self._ringer.ident is not None and self._ringer is not threading.current_thread():
+            self._ringer.join(5.0)
         self._io.stop()
