@@ -276,6 +276,7 @@ bool TrainerCore::AllFinal() const { return impl_->book.lockstep() && impl_->boo
 DecidedSet TrainerCore::decided() const { return impl_->decided.Export(); }
 std::uint64_t TrainerCore::decided_count() const { return impl_->decided.count(); }
 std::uint64_t TrainerCore::duplicates() const { return impl_->duplicates; }
+std::size_t TrainerCore::workers() const { return impl_->links.size(); }
 std::size_t TrainerCore::connected() const { return impl_->links.connected(); }
 const Status& TrainerCore::failure() const { return impl_->links.failure(); }
 

@@ -80,6 +80,8 @@ class TrainerCore {
   DecidedSet decided() const;
   std::uint64_t decided_count() const;
   std::uint64_t duplicates() const;
+  // Workers that are known; those with a session in force.
+  std::size_t workers() const;
   std::size_t connected() const;
   std::string WaitingFor(MonoTime now) const;
   const Status& failure() const;

@@ -25,20 +25,12 @@ struct Loaded {
   Candidates scored;
 };
 
-// What the I/O thread and the others hand each other: held for a moment only, so that nobody waits
-// for rows to be copied.
-struct Door {
-  mutable std::mutex mu;
+// Candidates on their way in, too.
+struct TwoWayDoor : Door {
   std::condition_variable room;
-  std::condition_variable item;
   std::optional<std::uint64_t> pass;  // whose candidates are taken
   std::deque<Loaded> waiting;
   std::optional<bool> end;  // of the pass, behind `waiting`; true: flush
-  std::deque<BatchMaker::Item> ready;
-  std::vector<BatchMaker::Post> posts;
-  std::vector<std::string> log;
-  std::vector<std::string> warnings;
-  std::string error;
 };
 
 }  // namespace
@@ -51,7 +43,7 @@ struct BatchLink::Impl {
         breaker(options.starve_timeout),
         io(&core, &mu,
            ClientOptions{.endpoints = options.endpoints,
-                         .log = [this](const std::string& line) { Log(line); }},
+                         .log = [this](const std::string& line) { door.Log(line); }},
            {[this](MonoTime now) { OnTurn(now); }, [this](LoaderActions& a) { Acted(a); }, {}}) {
     core.TakePosition();
   }
@@ -69,10 +61,10 @@ struct BatchLink::Impl {
       Check(maker.Decide(a.verdict.key, std::move(a.verdict.decision), Seconds(a.age)));
     late += actions.late.size();
     for (const Duration age : actions.late) {
-      if (breaker.Late(age)) Warn("siftd: the workers answer in time again: sifting goes on");
+      if (breaker.Late(age)) door.Warn("siftd: the workers answer in time again: sifting goes on");
     }
     if (!maker.rejection().empty() && !std::exchange(told_rejection, true)) {
-      Warn("siftd: a worker could not decide a batch, which is trained unsifted: " +
+      door.Warn("siftd: a worker could not decide a batch, which is trained unsifted: " +
            maker.rejection());
     }
     Advance(Now());
@@ -83,16 +75,16 @@ struct BatchLink::Impl {
   void Advance(MonoTime now) {
     HandOn();
     TakeIn(now);
-    const bool starving = ready() == 0 && maker.undecided() > 0;
+    const bool starving = door.ready_items() == 0 && maker.undecided() > 0;
     if (breaker.Look(starving, now)) {
       ++breaker_opened;
       char seconds[32];
       std::snprintf(seconds, sizeof(seconds), "%.1f", Seconds(options.starve_timeout));
-      Warn("siftd: no verdict for " + std::string(seconds) + " s, " +
+      door.Warn("siftd: no verdict for " + std::string(seconds) + " s, " +
           std::to_string(core.connected()) +
           " workers connected: batches go out unsifted until they answer again");
     }
-    while (breaker.open() && ready() < options.prefetch) {
+    while (breaker.open() && door.ready_items() < options.prefetch) {
       Status status;
       const auto key = maker.PassOldest(&status);
       if (!key) break;
@@ -127,44 +119,16 @@ struct BatchLink::Impl {
 
   // Batches and posts, to whoever takes them. REQUIRES: mu
   void HandOn() {
-    std::deque<BatchMaker::Item> made;
-    while (ready() + made.size() < options.prefetch) {
-      auto item = maker.Take();
-      if (!item) break;
-      made.push_back(std::move(*item));
-    }
-    auto posts = maker.TakePosts();
-    if (made.empty() && posts.empty()) return;
-    const std::lock_guard lock(door.mu);
-    door.posts.insert(door.posts.end(), posts.begin(), posts.end());
-    for (auto& item : made) door.ready.push_back(std::move(item));
-    if (!made.empty()) door.item.notify_one();
-  }
-
-  std::size_t ready() const {
-    const std::lock_guard lock(door.mu);
-    return door.ready.size();
+    door.Fill(options.prefetch, maker.TakePosts(), [this] { return maker.Take(); });
   }
 
   void Check(const Status& status) {
-    if (status.ok()) return;
-    const std::lock_guard lock(door.mu);
-    if (door.error.empty()) door.error = status.message();
-    door.item.notify_one();
-  }
-
-  void Log(const std::string& line) {
-    const std::lock_guard lock(door.mu);
-    door.log.push_back(line);
-  }
-  void Warn(const std::string& line) {
-    const std::lock_guard lock(door.mu);
-    door.warnings.push_back(line);
+    if (!status.ok()) door.Fail(status.message());
   }
 
   const pid_t process = getpid();
   const Options options;
-  Door door;
+  TwoWayDoor door;
   mutable std::mutex mu;  // taken before door.mu
   LoaderCore core;        // guarded by mu, like all below
   BatchMaker maker;
@@ -208,7 +172,7 @@ void BatchLink::Begin(std::uint64_t pass) {
 
 BatchLink::Offered BatchLink::Offer(BatchMaker::Candidate& all, Candidates& scored,
                                     Duration timeout) {
-  Door& door = impl_->door;
+  TwoWayDoor& door = impl_->door;
   {
     std::unique_lock lock(door.mu);
     const auto wanted = [&] { return door.pass == all.key.pass; };
@@ -235,7 +199,7 @@ void BatchLink::End(std::uint64_t pass, bool flush) {
 void BatchLink::Cancel() {
   const std::lock_guard lock(impl_->mu);
   const std::lock_guard door_lock(impl_->door.mu);
-  Door& door = impl_->door;
+  TwoWayDoor& door = impl_->door;
   std::size_t rows = 0;
   for (const BatchMaker::Item& item : door.ready) rows += item.batch ? item.batch->rows() : 0;
   impl_->maker.CountCancelled(rows);
@@ -257,30 +221,13 @@ Status BatchLink::Restore(Selected rows) {
 
 void BatchLink::SetStep(std::uint64_t step) { impl_->step = step; }
 
-BatchLink::Taken BatchLink::Take() {
-  Taken taken;
-  {
-    Door& door = impl_->door;
-    const std::lock_guard lock(door.mu);
-    taken.posts = std::exchange(door.posts, {});
-    taken.log = std::exchange(door.log, {});
-    taken.warnings = std::exchange(door.warnings, {});
-    if (door.ready.empty()) {
-      taken.error = door.error;
-      return taken;
-    }
-    taken.item = std::move(door.ready.front());
-    door.ready.pop_front();
-  }
-  impl_->io.Wake();
+Taken BatchLink::Take() {
+  Taken taken = impl_->door.Take();
+  if (taken.item) impl_->io.Wake();  // there is room for one more
   return taken;
 }
 
-void BatchLink::Wait(Duration timeout) {
-  Door& door = impl_->door;
-  std::unique_lock lock(door.mu);
-  door.item.wait_for(lock, timeout, [&] { return !door.ready.empty() || !door.error.empty(); });
-}
+void BatchLink::Wait(Duration timeout) { impl_->door.Wait(timeout); }
 
 std::vector<TrainBatch> BatchLink::Untaken() const {
   const std::lock_guard lock(impl_->mu);
@@ -308,7 +255,7 @@ BatchLink::Figures BatchLink::figures() const {
   f.workers = m.core.workers();
   f.connected = m.core.connected();
   f.outstanding = m.maker.undecided();
-  f.ready = m.ready();
+  f.ready = m.door.ready_items();
   f.late_verdicts = m.late;
   f.duplicates = m.core.late_verdicts() - m.late;
   f.breaker_opened = m.breaker_opened;

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "client/python/native/batch_maker.h"
+#include "client/python/native/door.h"
 #include "pipeline/base/clock.h"
 #include "pipeline/base/status.h"
 #include "pipeline/data/messages.h"
@@ -54,13 +55,6 @@ class BatchLink {
   Status Restore(Selected rows);
   void SetStep(std::uint64_t step);
 
-  struct Taken {
-    std::optional<BatchMaker::Item> item;
-    std::vector<BatchMaker::Post> posts;  // keys decided since the last call
-    std::vector<std::string> log;
-    std::vector<std::string> warnings;
-    std::string error;  // rows that can't stand in one batch; nothing more will come of the pass
-  };
   Taken Take();
   // Until there is an item to take.
   void Wait(Duration timeout);

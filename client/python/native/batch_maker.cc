@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "client/python/native/batch_maker.h"
 
-#include <limits>
 #include <utility>
 
 namespace siftd {
@@ -29,11 +28,7 @@ Status BatchMaker::Decide(const BatchKey& key, Decision decision, double seconds
   const auto rows = static_cast<std::uint32_t>(candidate.sample_id.size());
   ++figures_.verdicts;
   figures_.verdict_seconds_sum += seconds;
-  if (!decision.score.empty()) {
-    figures_.score_seconds += decision.score_seconds;
-    figures_.scored_rows += rows;
-    history_.Add(decision.score);
-  }
+  history_.Add(decision.score);
   if (decision.outcome == Outcome::kRejected) {
     ++figures_.rejected_batches;
     if (rejection_.empty()) rejection_ = decision.text;
@@ -53,19 +48,10 @@ std::optional<BatchKey> BatchMaker::PassOldest(Status* status) {
 
 Status BatchMaker::Take(Candidate candidate, Decision d) {
   const std::size_t rows = candidate.sample_id.size();
-  figures_.decided += rows;
-  figures_.kept += d.kept.size();
-  posts_.push_back({candidate.key, static_cast<std::uint32_t>(d.kept.size())});
   d.rows = static_cast<std::uint32_t>(rows);
-  if (d.outcome == Outcome::kDecided) {
-    if (d.keep_probability.empty())
-      d.keep_probability.assign(rows, std::numeric_limits<float>::quiet_NaN());
-  } else {
-    figures_.unsifted += rows;
-    d.keep_probability.assign(rows, 1.0f);
-    d.weight.clear();
-    d.percentile.clear();
-  }
+  figures_.Count(d);
+  posts_.push_back({candidate.key, static_cast<std::uint32_t>(d.kept.size())});
+  CompleteForRows(d);
   Selected selected;
   selected.key = candidate.key;
   selected.epoch = candidate.epoch;
@@ -101,6 +87,6 @@ std::optional<BatchMaker::Item> BatchMaker::Take() {
   return assembler_->Take();
 }
 
-std::vector<BatchMaker::Post> BatchMaker::TakePosts() { return std::exchange(posts_, {}); }
+std::vector<Post> BatchMaker::TakePosts() { return std::exchange(posts_, {}); }
 
 }  // namespace siftd

@@ -11,26 +11,14 @@
 #include <string>
 #include <vector>
 
+#include "client/python/native/batch_figures.h"
+#include "client/python/native/door.h"
 #include "pipeline/base/status.h"
 #include "pipeline/data/messages.h"
 #include "pipeline/delivery/assembler.h"
 #include "siftd/recent_scores.h"
 
 namespace siftd {
-
-// Rows but where the name says otherwise; of the whole run.
-struct BatchFigures {
-  std::uint64_t candidates = 0;
-  std::uint64_t decided = 0;
-  std::uint64_t kept = 0;
-  std::uint64_t unsifted = 0;  // of kept
-  std::uint64_t cancelled = 0;
-  std::uint64_t rejected_batches = 0;
-  std::uint64_t scored_rows = 0;
-  double score_seconds = 0;  // of the workers
-  std::uint64_t verdicts = 0;
-  double verdict_seconds_sum = 0;
-};
 
 class BatchMaker {
  public:
@@ -46,11 +34,6 @@ class BatchMaker {
     std::uint32_t epoch = 0;
     std::vector<std::uint64_t> sample_id;  // [n]
     std::vector<Tensor> fields;
-  };
-  // How many rows of a key will come in batches.
-  struct Post {
-    BatchKey key;
-    std::uint32_t kept = 0;
   };
   // A batch or, without one, the end of pass `epoch`.
   using Item = Assembler::Item;

@@ -12,23 +12,6 @@ namespace py = pybind11;
 namespace siftd {
 namespace {
 
-// Of each span of a batch's rows.
-py::list Spans(const TrainBatch& batch) {
-  py::list spans(batch.spans.size());
-  for (std::size_t i = 0; i < batch.spans.size(); ++i) {
-    const RowSpan& s = batch.spans[i];
-    spans[i] = py::make_tuple(s.key.pass, s.key.seq, s.rows, s.epoch, s.model_version, s.model_step,
-                              s.outcome != Outcome::kDecided);
-  }
-  return spans;
-}
-
-py::list Arrays(const TrainBatch& batch) {
-  py::list arrays(batch.tensors.size());
-  for (std::size_t i = 0; i < batch.tensors.size(); ++i) arrays[i] = ToArray(batch.tensors[i]);
-  return arrays;
-}
-
 class PyBatchLink {
  public:
   PyBatchLink(std::vector<std::string> endpoints, const std::vector<std::string>& hello,
@@ -89,20 +72,8 @@ class PyBatchLink {
 
   void Restore(std::uint64_t pass, std::uint64_t seq, std::uint32_t epoch, const Ids& ids,
                const py::sequence& fields, const py::dict& info) {
-    Selected rows;
-    rows.key = {hello_.loader_index, pass, seq};
-    rows.epoch = epoch;
-    rows.sample_id = ToVector(ids);
+    Selected rows = SavedRows({hello_.loader_index, pass, seq}, epoch, ids, info);
     rows.tensors = ToTensors(fields, lent_);
-    const auto k = static_cast<std::uint32_t>(rows.sample_id.size());
-    Decision& d = rows.decision = UnsiftedDecision(k);
-    if (!info["unsifted"].cast<bool>()) d.outcome = Outcome::kDecided;
-    d.score = ToVector(info["scores"].cast<Floats>());
-    d.keep_probability = ToVector(info["keep_probability"].cast<Floats>());
-    d.weight = ToVector(info["weights"].cast<Floats>());
-    d.percentile = ToVector(info["percentile"].cast<Floats>());
-    d.model_version = info["model_version"].cast<std::uint64_t>();
-    d.model_step = info["model_step"].cast<std::uint64_t>();
     const py::gil_scoped_release unlocked;
     Check(link_.Restore(std::move(rows)));
   }
@@ -112,24 +83,7 @@ class PyBatchLink {
     link_.SetStep(step);
   }
 
-  // (batch or None, pass that ended or -1, posts, log, warnings, error)
-  py::tuple Take() {
-    BatchLink::Taken taken = link_.Take();
-    py::list posts(taken.posts.size());
-    for (std::size_t i = 0; i < taken.posts.size(); ++i) {
-      const BatchMaker::Post& post = taken.posts[i];
-      posts[i] = py::make_tuple(post.key.pass, post.key.seq, post.kept);
-    }
-    py::object batch = py::none();
-    std::int64_t ended = -1;
-    if (taken.item && taken.item->batch) {
-      batch = py::cast(std::make_unique<TrainBatch>(std::move(*taken.item->batch)));
-    } else if (taken.item) {
-      ended = taken.item->epoch;
-    }
-    return py::make_tuple(std::move(batch), ended, std::move(posts), std::move(taken.log),
-                          std::move(taken.warnings), std::move(taken.error));
-  }
+  py::tuple Take() { return ToPython(link_.Take()); }
 
   void Wait(double seconds) {
     const py::gil_scoped_release unlocked;
@@ -142,10 +96,7 @@ class PyBatchLink {
       const py::gil_scoped_release unlocked;
       batches = link_.Untaken();
     }
-    py::list found;
-    for (TrainBatch& batch : batches)
-      found.append(py::cast(std::make_unique<TrainBatch>(std::move(batch))));
-    return found;
+    return ToPython(std::move(batches));
   }
 
   std::vector<float> History() {
@@ -159,18 +110,7 @@ class PyBatchLink {
       const py::gil_scoped_release unlocked;
       f = link_.figures();
     }
-    py::dict out;
-    out["candidates"] = f.batches.candidates;
-    out["decided"] = f.batches.decided;
-    out["kept"] = f.batches.kept;
-    out["dropped"] = f.batches.decided - f.batches.kept;
-    out["unsifted"] = f.batches.unsifted;
-    out["cancelled"] = f.batches.cancelled;
-    out["rejected_batches"] = f.batches.rejected_batches;
-    out["scored_rows"] = f.batches.scored_rows;
-    out["score_seconds"] = f.batches.score_seconds;
-    out["verdicts"] = f.batches.verdicts;
-    out["verdict_seconds_sum"] = f.batches.verdict_seconds_sum;
+    py::dict out = ToPython(f.batches);
     out["late_verdicts"] = f.late_verdicts;
     out["duplicates"] = f.duplicates;
     out["breaker_opened"] = f.breaker_opened;
@@ -195,39 +135,9 @@ class PyBatchLink {
   LentBuffers lent_;
 };
 
-void BindBatch(py::module_& m) {
-  py::class_<TrainBatch> c(m, "Batch");
-  c.def_property_readonly("rows", &TrainBatch::rows);
-  c.def_property_readonly("names", [](const TrainBatch& batch) {
-    std::vector<std::string> names;
-    for (const Tensor& t : batch.tensors) names.push_back(t.name);
-    return names;
-  });
-  c.def_property_readonly("dtypes", [](const TrainBatch& batch) {
-    std::vector<int> dtypes;
-    for (const Tensor& t : batch.tensors) dtypes.push_back(static_cast<int>(t.dtype));
-    return dtypes;
-  });
-  // In the order of `names`; the batch's own memory.
-  c.def("arrays", &Arrays);
-  // (pass, seq, rows, epoch, model version, model step, unsifted) of each span of rows.
-  c.def("spans", &Spans);
-  const auto view = [&c](const char* name, auto member) {
-    c.def_property_readonly(name, [member](py::object self) {
-      return View(self.cast<const TrainBatch&>().*member, self);
-    });
-  };
-  view("ids", &TrainBatch::sample_id);
-  view("scores", &TrainBatch::score);
-  view("keep_probability", &TrainBatch::keep_probability);
-  view("weights", &TrainBatch::weight);
-  view("percentile", &TrainBatch::percentile);
-}
-
 }  // namespace
 
 void BindBatchLink(py::module_& m) {
-  BindBatch(m);
   using L = PyBatchLink;
   py::class_<L>(m, "BatchLink")
       .def(py::init<std::vector<std::string>, const std::vector<std::string>&, std::uint32_t,

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "client/python/native/batch_figures.h"
+#include "client/python/native/door.h"
 #include "client/python/native/lent_buffers.h"
 #include "pipeline/base/clock.h"
 #include "pipeline/base/status.h"
@@ -47,6 +49,18 @@ std::vector<Tensor> ToTensors(const pybind11::sequence& named, LentBuffers& lent
 // int16. The batch must own that memory.
 pybind11::array ToArray(const Tensor& tensor);
 
+// (batch or None, pass or epoch that ended or -1, posts, log, warnings, error); a post is (loader,
+// pass, seq, kept rows).
+pybind11::tuple ToPython(Taken taken);
+pybind11::list ToPython(std::vector<TrainBatch> batches);
+pybind11::dict ToPython(const BatchFigures& figures);
+
+// Rows of a state but for their tensors; `info`: what is known of them, by the names of BatchInfo.
+Selected SavedRows(const BatchKey& key, std::uint32_t epoch, const Ids& ids,
+                   const pybind11::dict& info);
+
+void BindBatch(pybind11::module_& m);
+void BindStreamLink(pybind11::module_& m);
 void BindDecision(pybind11::module_& m);
 void BindLoaderLink(pybind11::module_& m);
 void BindBatchLink(pybind11::module_& m);

@@ -6,6 +6,8 @@
 PYBIND11_MODULE(_native, m) {
   m.doc() = "The compiled part of siftd's Python client.";
   siftd::BindDecision(m);
+  siftd::BindBatch(m);
   siftd::BindLoaderLink(m);
   siftd::BindBatchLink(m);
+  siftd::BindStreamLink(m);
 }
