@@ -264,8 +264,10 @@ void Worker::Act(MonoTime now) {
 
 void Worker::Send(PeerHandle to, const Message& message, MonoTime now) {
   log_->debug("-> {} {}", to, MessageName(message));
-  if (router_->Send(to, Encode(message)) == RouterEndpoint::Sent::kUnreachable)
-    core_->OnUnreachable(to, now);
+  Encode(message, &outgoing_);
+  const auto sent = router_->Send(to, outgoing_);
+  outgoing_.clear();
+  if (sent == RouterEndpoint::Sent::kUnreachable) core_->OnUnreachable(to, now);
 }
 
 void Worker::Tick(MonoTime now) {

@@ -65,6 +65,7 @@ class Worker final : public DecidedPort {
   std::atomic<bool> stop_{false};
 
   std::unique_ptr<RouterEndpoint> router_;
+  Frames outgoing_;  // empty but in Send
   std::unique_ptr<HttpServer> http_;
   std::unique_ptr<WorkerCore> core_;
   Selector selector_;  // the graph's select node's alone

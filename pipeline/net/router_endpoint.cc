@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "pipeline/net/router_endpoint.h"
 
+#include <poll.h>
+
+#include <algorithm>
 #include <unordered_map>
 #include <utility>
 
@@ -65,10 +68,16 @@ Result<std::unique_ptr<RouterEndpoint>> RouterEndpoint::Bind(const RouterOptions
 const std::string& RouterEndpoint::BoundEndpoint() const { return impl_->bound; }
 
 void RouterEndpoint::Poll(Duration timeout, const Wakeup& wakeup) {
-  zmq::pollitem_t items[] = {{impl_->socket.handle(), 0, ZMQ_POLLIN, 0},
-                             {nullptr, wakeup.fd(), ZMQ_POLLIN, 0}};
+  // zmq_poll would look twice at both. The socket's descriptor tells that something happened, once;
+  // most of what happens to connections brings no message.
+  const MonoTime deadline = Now() + timeout;
+  pollfd fds[] = {{impl_->socket.get(zmq::sockopt::fd), POLLIN, 0}, {wakeup.fd(), POLLIN, 0}};
   try {
-    zmq::poll(items, 2, std::chrono::duration_cast<milliseconds>(timeout));
+    while ((impl_->socket.get(zmq::sockopt::events) & ZMQ_POLLIN) == 0) {
+      const auto left = std::chrono::ceil<milliseconds>(deadline - Now()).count();
+      const int woken = poll(fds, 2, static_cast<int>(std::max<std::int64_t>(0, left)));
+      if (woken <= 0 || fds[1].revents != 0) return;
+    }
   } catch (const zmq::error_t& e) {
     if (e.num() != EINTR) throw;
   }

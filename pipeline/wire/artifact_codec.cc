@@ -29,8 +29,7 @@ Result<ArtifactManifest> ParseManifest(std::string_view bytes) {
   m.torch_version = from.torch_version();
   m.model = from.model();
   for (int i = 0; i < from.inputs_size(); ++i) {
-    SIFTD_ASSIGN_OR_RETURN(TensorSpec spec,
-                           wire::From("inputs[" + std::to_string(i) + "]", from.inputs(i)));
+    SIFTD_ASSIGN_OR_RETURN(TensorSpec spec, wire::From({"inputs", i}, from.inputs(i)));
     if (spec.shape.empty() || spec.shape[0] != -1) {
       return InvalidArgument("siftd.manifest: inputs[" + std::to_string(i) + "] is " +
                              ToString(spec) + "; allowed: a shape that begins with -1, the batch");
@@ -47,12 +46,10 @@ Result<ArtifactManifest> ParseManifest(std::string_view bytes) {
     StateEntry entry;
     entry.name = e.name();
     entry.archive_name = e.archive_name();
-    SIFTD_ASSIGN_OR_RETURN(entry.dtype,
-                           wire::FromDType("state[" + std::to_string(i) + "].dtype", e.dtype()));
+    const wire::Field field("state", i);
+    SIFTD_ASSIGN_OR_RETURN(entry.dtype, wire::FromDType({field, ".dtype"}, e.dtype()));
     entry.shape = wire::ToVector<std::int64_t>(e.shape());
-    SIFTD_RETURN_IF_ERROR(
-        wire::SpecBytes("state[" + std::to_string(i) + "]", {entry.name, entry.dtype, entry.shape})
-            .status());
+    SIFTD_RETURN_IF_ERROR(wire::SpecBytes(field, {entry.name, entry.dtype, entry.shape}).status());
     entry.is_buffer = e.is_buffer();
     if (!names.insert(entry.name).second) {
       return InvalidArgument("siftd.manifest: state names '" + entry.name + "' twice");

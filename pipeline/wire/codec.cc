@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "pipeline/wire/codec.h"
 
+#include <google/protobuf/arena.h>
 #include <google/protobuf/io/coded_stream.h>
 
+#include <array>
 #include <cstring>
+#include <memory>
+#include <memory_resource>
 #include <optional>
 #include <string>
 #include <type_traits>
@@ -14,6 +18,29 @@
 
 namespace siftd {
 namespace {
+
+// Holds the protobuf message of most headers; larger ones take memory from the heap.
+struct Scratch {
+  alignas(16) std::array<char, 16 << 10> block;
+  google::protobuf::Arena arena{block.data(), block.size()};
+};
+
+// Memory for `size` bytes of a header, used again once nobody shares the Frame. Frames may outlive
+// every static object, so the pool is never destroyed.
+std::shared_ptr<std::uint8_t[]> HeaderMemory(std::size_t size) {
+  static auto& pool = *new std::pmr::synchronized_pool_resource({0, 64 << 10});
+  return std::allocate_shared_for_overwrite<std::uint8_t[]>(
+      std::pmr::polymorphic_allocator<std::uint8_t>(&pool), size);
+}
+
+template <typename Proto>
+Frame Serialize(const Proto& proto) {
+  const std::size_t size = proto.ByteSizeLong();
+  auto bytes = HeaderMemory(size);
+  proto.SerializeWithCachedSizesToArray(bytes.get());
+  const void* data = bytes.get();
+  return {std::move(bytes), data, size};
+}
 
 // Countless tiny fields would take far more memory than they have bytes.
 Status CheckFields(const Frame& header) {
@@ -58,7 +85,8 @@ Result<Message> DecodeAs(const Frames& frames) {
     return wire::Refuse("payload frames", std::to_string(frames.size() - 2), "0");
   }
   SIFTD_RETURN_IF_ERROR(CheckFields(frames[1]));
-  Proto proto;
+  Scratch scratch;
+  auto& proto = *google::protobuf::Arena::CreateMessage<Proto>(&scratch.arena);
   if (!proto.ParseFromArray(frames[1].data(), static_cast<int>(frames[1].size()))) {
     return wire::Refuse("header",
                         "no " + Proto::descriptor()->name() + " message (" +
@@ -150,21 +178,28 @@ Result<Message> Decode(const Frames& frames) {
   return Dispatch(type, frames, static_cast<Message*>(nullptr));
 }
 
-Frames Encode(const Message& message) {
-  return std::visit(
-      [](const auto& m) {
+void Encode(const Message& message, Frames* frames) {
+  std::visit(
+      [frames](const auto& m) {
         using W = Wire<std::decay_t<decltype(m)>>;
-        Frames frames(2);
-        typename W::Proto proto;
-        wire::To(m, &proto, &frames);
-        std::vector<std::uint8_t> preamble(limits::kMagic, limits::kMagic + sizeof(limits::kMagic));
-        preamble.insert(preamble.end(),
-                        {limits::kMajor, static_cast<std::uint8_t>(W::kType), 0, 0});
-        frames[0] = Frame::Adopt(std::move(preamble));
-        frames[1] = Frame::Adopt(proto.SerializeAsString());
-        return frames;
+        static constexpr std::array<std::uint8_t, limits::kPreambleBytes> kPreamble{
+            limits::kMagic[0], limits::kMagic[1], limits::kMagic[2],
+            limits::kMagic[3], limits::kMajor,    static_cast<std::uint8_t>(W::kType)};
+        frames->clear();
+        frames->emplace_back(nullptr, kPreamble.data(), kPreamble.size());
+        frames->emplace_back();
+        Scratch scratch;
+        auto& proto = *google::protobuf::Arena::CreateMessage<typename W::Proto>(&scratch.arena);
+        wire::To(m, &proto, frames);
+        (*frames)[1] = Serialize(proto);
       },
       message);
+}
+
+Frames Encode(const Message& message) {
+  Frames frames;
+  Encode(message, &frames);
+  return frames;
 }
 
 void QuietProtobuf() { google::protobuf::SetLogHandler(nullptr); }

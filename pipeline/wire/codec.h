@@ -23,6 +23,8 @@ Result<std::uint8_t> PeekType(const Frames& frames);
 // Free text that is too long or no UTF-8 is cut to what a peer accepts; everything else goes as it
 // is.
 Frames Encode(const Message& message);
+// The same into `frames`, whose memory is used again.
+void Encode(const Message& message, Frames* frames);
 
 // Ends protobuf's own log on stderr, which foreign bytes could fill. For the whole process; call it
 // once at its start.

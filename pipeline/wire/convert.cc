@@ -44,18 +44,24 @@ void To(const BatchKey& from, v1::Key* to) {
   to->set_seq(from.seq);
 }
 
+std::string Field::Name() const {
+  std::string name(name_);
+  if (index_ >= 0) name.append("[").append(std::to_string(index_)).append("]");
+  return name + part_;
+}
+
 Status Refuse(const std::string& field, const std::string& value, const std::string& allowed) {
   return InvalidArgument(field + " is " + value + "; allowed: " + allowed);
 }
 
-Status CheckAtMost(const std::string& field, std::size_t value, std::size_t most) {
+Status CheckAtMost(const Field& field, std::size_t value, std::size_t most) {
   if (value <= most) return OkStatus();
-  return Refuse(field, std::to_string(value), "at most " + std::to_string(most));
+  return Refuse(field.Name(), std::to_string(value), "at most " + std::to_string(most));
 }
 
-Status CheckText(const std::string& field, const std::string& text, std::size_t most) {
+Status CheckText(const Field& field, const std::string& text, std::size_t most) {
   if (text.size() <= most) return OkStatus();
-  return Refuse(field, std::to_string(text.size()) + " bytes long",
+  return Refuse(field.Name(), std::to_string(text.size()) + " bytes long",
                 "at most " + std::to_string(most));
 }
 

@@ -30,22 +30,36 @@ inline BatchKey From(const v1::Key& k) { return {k.loader(), k.pass(), k.seq()};
 void To(const SessionId& from, v1::Session* to);
 void To(const BatchKey& from, v1::Key* to);
 
+// What an error calls a field. It is put together only where there is an error.
+class Field {
+ public:
+  Field(const char* name) : name_(name) {}                                // NOLINT: "sample_id"
+  Field(const char* name, int index) : name_(name), index_(index) {}      // "tensor[1]"
+  Field(const Field& of, const char* part) : Field(of) { part_ = part; }  // "tensor[1].dtype"
+  std::string Name() const;
+
+ private:
+  const char* name_;
+  int index_ = -1;
+  const char* part_ = "";
+};
+
 // "field is value; allowed: range"
 Status Refuse(const std::string& field, const std::string& value, const std::string& allowed);
-Status CheckAtMost(const std::string& field, std::size_t value, std::size_t most);
+Status CheckAtMost(const Field& field, std::size_t value, std::size_t most);
 // The length; that it is UTF-8 was checked by the protobuf parser.
-Status CheckText(const std::string& field, const std::string& text, std::size_t most);
+Status CheckText(const Field& field, const std::string& text, std::size_t most);
 
 // `text` as a peer accepts it: at most kMaxTextBytes, bytes that are no UTF-8 become '?'.
 std::string ClipText(std::string_view text);
 // Each name once.
 Status CheckUnique(const std::string& field, const std::vector<std::string_view>& names);
 
-Result<DType> FromDType(const std::string& field, int dtype);
-Result<TensorSpec> From(const std::string& field, const v1::TensorSpec& from);
-Result<TensorSpec> From(const std::string& field, const v1::TensorDesc& from);  // sizes unchecked
+Result<DType> FromDType(const Field& field, int dtype);
+Result<TensorSpec> From(const Field& field, const v1::TensorSpec& from);
+Result<TensorSpec> From(const Field& field, const v1::TensorDesc& from);  // sizes unchecked
 // Bytes that the spec's fixed sizes say; refuses negative sizes and overflow.
-Result<std::size_t> SpecBytes(const std::string& field, const TensorSpec& spec);
+Result<std::size_t> SpecBytes(const Field& field, const TensorSpec& spec);
 void To(const TensorSpec& from, v1::TensorSpec* to);
 
 Result<DecidedSet> From(const v1::Decided& from);

@@ -5,9 +5,9 @@
 namespace siftd::wire {
 namespace {
 
-Status CheckLength(const std::string& field, int length, std::size_t full) {
+Status CheckLength(const char* field, int length, std::size_t full) {
   if (length == 0 || static_cast<std::size_t>(length) == full) return OkStatus();
-  return Refuse("decision." + field + "'s length", std::to_string(length),
+  return Refuse(std::string("decision.") + field + "'s length", std::to_string(length),
                 "0 or " + std::to_string(full));
 }
 

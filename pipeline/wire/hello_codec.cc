@@ -39,8 +39,7 @@ Result<Hello> From(const v1::Hello& from, const Frames& /*frames*/) {
   SIFTD_RETURN_IF_ERROR(CheckAtMost(
       "signature's length", static_cast<std::size_t>(from.signature_size()), limits::kMaxTensors));
   for (int i = 0; i < from.signature_size(); ++i) {
-    SIFTD_ASSIGN_OR_RETURN(TensorSpec spec,
-                           From("signature[" + std::to_string(i) + "]", from.signature(i)));
+    SIFTD_ASSIGN_OR_RETURN(TensorSpec spec, From({"signature", i}, from.signature(i)));
     m.signature.push_back(std::move(spec));
   }
   std::vector<std::string_view> names;

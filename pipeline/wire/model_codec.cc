@@ -16,7 +16,7 @@ Result<std::vector<TensorSpec>> FromManifest(const v1::ModelBegin& from) {
   std::vector<std::string_view> names(n);
   std::size_t sum = 0;
   for (std::size_t i = 0; i < n; ++i) {
-    const std::string field = "manifest[" + std::to_string(i) + "]";
+    const Field field("manifest", static_cast<int>(i));
     SIFTD_ASSIGN_OR_RETURN(manifest[i], From(field, from.manifest(static_cast<int>(i))));
     SIFTD_ASSIGN_OR_RETURN(const std::size_t bytes, SpecBytes(field, manifest[i]));
     if (__builtin_add_overflow(sum, bytes, &sum)) {

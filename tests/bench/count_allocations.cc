@@ -9,9 +9,14 @@ namespace {
 
 std::atomic<std::uint64_t> allocations{0};
 
-void* Allocate(std::size_t size) {
+// Null if there is no memory.
+void* TryAllocate(std::size_t size) noexcept {
   allocations.fetch_add(1, std::memory_order_relaxed);
-  if (void* p = std::malloc(size > 0 ? size : 1)) return p;
+  return std::malloc(size > 0 ? size : 1);
+}
+
+void* Allocate(std::size_t size) {
+  if (void* p = TryAllocate(size)) return p;
   throw std::bad_alloc();
 }
 
@@ -26,6 +31,8 @@ void* Allocate(std::size_t size, std::align_val_t alignment) {
 
 void* operator new(std::size_t size) { return Allocate(size); }
 void* operator new[](std::size_t size) { return Allocate(size); }
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept { return TryAllocate(size); }
+void* operator new[](std::size_t size, const std::nothrow_t&) noexcept { return TryAllocate(size); }
 void* operator new(std::size_t size, std::align_val_t a) { return Allocate(size, a); }
 void* operator new[](std::size_t size, std::align_val_t a) { return Allocate(size, a); }
 void operator delete(void* p) noexcept { std::free(p); }

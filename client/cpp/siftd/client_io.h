@@ -131,7 +131,10 @@ class ClientIo {
       for (const std::string& line : actions.log) Log(line);
       for (const std::size_t w : actions.reconnect) pool_.Reopen(w);
       for (const auto& send : actions.sends) {
-        if (pool_.Send(send.worker, Encode(send.message)) == DealerPool::Sent::kSent) continue;
+        Encode(send.message, &outgoing_);
+        const auto sent = pool_.Send(send.worker, outgoing_);
+        outgoing_.clear();
+        if (sent == DealerPool::Sent::kSent) continue;
         lock.lock();
         core_->OnNotSent(send.worker, now);
         lock.unlock();
@@ -151,6 +154,7 @@ class ClientIo {
   const Hooks hooks_;
   Wakeup wakeup_;
   DealerPool pool_;
+  Frames outgoing_;  // empty but while one is sent
   MonoTime resolved_{};
   std::atomic<bool> stopping_{false};
   Thread thread_;  // last: its body uses all of the above

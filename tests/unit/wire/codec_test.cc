@@ -57,6 +57,17 @@ TEST(Codec, TensorsOutliveTheFramesTheyCameIn) {
   EXPECT_EQ(std::get<Candidates>(*decoded).tensors[1].bytes.view(), std::string(16, 'y'));
 }
 
+TEST(Codec, FramesThatAreUsedAgainHoldTheNewMessageOnly) {
+  Frames frames;
+  Encode(TwoRows(), &frames);
+  const Frame earlier = frames[1];
+  const std::string bytes(earlier.view());
+  Encode(Credit{{5, 1}, 2, 3}, &frames);
+  ASSERT_EQ(frames.size(), 2u);
+  EXPECT_EQ(std::get<Credit>(*Decode(frames)).bytes, 3u);
+  EXPECT_EQ(earlier.view(), bytes);
+}
+
 TEST(Codec, PeekTypeReadsThePreambleOnly) {
   const auto type = PeekType(Raw(4, "no header at all"));
   ASSERT_TRUE(type.ok());
