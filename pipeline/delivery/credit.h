@@ -51,6 +51,9 @@ class CreditReceiver {
   std::uint64_t outstanding() const {
     return granted_batches_ > received_batches_ ? granted_batches_ - received_batches_ : 0;
   }
+  std::uint64_t outstanding_bytes() const {
+    return granted_bytes_ > received_bytes_ ? granted_bytes_ - received_bytes_ : 0;
+  }
   std::uint64_t granted_batches() const { return granted_batches_; }
   std::uint64_t granted_bytes() const { return granted_bytes_; }
 

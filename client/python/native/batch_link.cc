@@ -153,10 +153,10 @@ BatchLink::~BatchLink() {
 
 Status BatchLink::Start() { return impl_->io.Start("siftd-link"); }
 
-void BatchLink::Stop() {
+void BatchLink::Stop(bool goodbye) {
   {
     const std::lock_guard lock(impl_->mu);
-    impl_->leaving = true;
+    impl_->leaving = goodbye;
     const std::lock_guard door_lock(impl_->door.mu);
     impl_->door.pass.reset();  // nobody waits for room any more
     impl_->door.room.notify_all();

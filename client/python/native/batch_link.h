@@ -38,8 +38,8 @@ class BatchLink {
 
   // Resolves the endpoints and begins to connect.
   Status Start();
-  // Says Goodbye and ends the thread.
-  void Stop();
+  // Says Goodbye, unless told not to, and ends the thread.
+  void Stop(bool goodbye = true);
 
   // Candidates of this pass are taken from now on, and of no other.
   void Begin(std::uint64_t pass);

@@ -30,10 +30,10 @@ class PyBatchLink {
     Check(link_.Start());
   }
 
-  void Stop() {
+  void Stop(bool goodbye) {
     {
       const py::gil_scoped_release unlocked;
-      link_.Stop();
+      link_.Stop(goodbye);
     }
     lent_.LetGo();
   }
@@ -146,7 +146,7 @@ void BindBatchLink(py::module_& m) {
            py::arg("carry"), py::arg("history_length"), py::arg("history"),
            py::arg("starve_timeout"))
       .def("start", &L::Start)
-      .def("stop", &L::Stop)
+      .def("stop", &L::Stop, py::arg("goodbye") = true)
       .def("begin", &L::Begin)
       .def("offer", &L::Offer, py::arg("number"), py::arg("seq"), py::arg("epoch"), py::arg("ids"),
            py::arg("occurrence"), py::arg("fields"), py::arg("scored"))

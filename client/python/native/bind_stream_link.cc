@@ -25,9 +25,9 @@ class PyStreamLink {
     Check(link_.Start());
   }
 
-  void Stop() {
+  void Stop(bool goodbye) {
     const py::gil_scoped_release unlocked;
-    link_.Stop();
+    link_.Stop(goodbye);
   }
 
   void Restore(std::uint32_t loader, std::uint64_t pass, std::uint64_t seq, std::uint32_t epoch,
@@ -111,7 +111,7 @@ void BindStreamLink(py::module_& m) {
            py::arg("window"), py::arg("prefetch"), py::arg("endless"), py::arg("drop_last"),
            py::arg("history_length"), py::arg("history"))
       .def("start", &L::Start)
-      .def("stop", &L::Stop)
+      .def("stop", &L::Stop, py::arg("goodbye") = true)
       .def("restore", &L::Restore)
       .def("take", &L::Take)
       .def("wait", &L::Wait, py::arg("seconds"))

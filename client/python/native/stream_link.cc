@@ -132,10 +132,10 @@ Status StreamLink::Restore(Selected rows) {
 
 Status StreamLink::Start() { return impl_->io.Start("siftd-link"); }
 
-void StreamLink::Stop() {
+void StreamLink::Stop(bool goodbye) {
   {
     const std::lock_guard lock(impl_->mu);
-    impl_->leaving = true;
+    impl_->leaving = goodbye;
   }
   impl_->io.Stop();
 }

@@ -43,8 +43,8 @@ class StreamLink {
   Status Restore(Selected rows);
   // Resolves the endpoints and begins to connect.
   Status Start();
-  // Says Goodbye (the run goes on, but for Finish) and ends the thread.
-  void Stop();
+  // Says Goodbye (the run goes on, but for Finish), unless told not to, and ends the thread.
+  void Stop(bool goodbye = true);
 
   Taken Take();
   // Until there is an item to take.

@@ -19,9 +19,12 @@ from siftd._batches import structure
 from siftd._batches.info import Stats
 from siftd._batches.outbox import OnDecision, Outbox
 from siftd._checks import in_range, seconds
+from siftd._delivery.native_loader import available
 from siftd._delivery.session import new_incarnation
 from siftd._delivery.trainer_core import TrainerCore, TrainerOptions
 from siftd._loop.distributed import own_state
+from siftd._loop.native_engine import NativeBatchIo
+from siftd._loop.native_stream_engine import NativeStreamEngine
 from siftd._loop.sifted import Sifted
 from siftd._loop.stream_engine import StreamEngine
 from siftd._net.transport import IoThread
@@ -135,10 +138,12 @@ class StreamLoader(Sifted):
         self._max_staleness_steps, self._window, self._loader_count = max_staleness_steps, window, loader_count
         self.batch_size = batch_size
 
+        self._pad, self._drop_last, self._on_decision = dict(pad or {}), drop_last, on_decision
         history = RecentScores(length_for(self.policy))
-        self._engine = StreamEngine(batch_size, prefetch, drop_last, dict(pad or {}), history, on_decision)
-        self._core: TrainerCore | None = None
-        self._io: IoThread | None = None
+        self._engine: StreamEngine | NativeStreamEngine = StreamEngine(
+            batch_size, prefetch, drop_last, self._pad, history, on_decision
+        )
+        self._io: IoThread | NativeBatchIo | None = None
         self._weights: WeightsSync | None = None
         self._closed = False
         self._resume: dict[str, Any] = {}
@@ -151,25 +156,7 @@ class StreamLoader(Sifted):
         if self._closed:
             raise WorkerError("this loader was closed")
         self._run = self._shared_run()
-        self._core = TrainerCore(
-            TrainerOptions(
-                job=self._job,
-                name=f"trainer {os.getpid()}",
-                run=self._run,
-                rank=self._rank,
-                world=self._world,
-                job_spec=self._job_spec(wire_pb2.MODE_SAMPLES, self.policy),
-                batch_size=self.batch_size,
-                window=self._window,
-                endless=self._steps_per_epoch is not None,
-                loaders=self._loader_count,
-            ),
-            new_incarnation(),
-        )
-        self._engine.core, self._engine.steps = self._core, self._steps
-        if self._resume:
-            self._engine.restore(self._resume)
-        self._io = IoThread("siftd-trainer", self._endpoints, self._core, self._engine.turn)
+        self._io = self._background()
         sharded = self._model is not None and is_sharded(self._model)
         if self._rank == 0 or sharded:
             if self._scorer is None:
@@ -181,13 +168,50 @@ class StreamLoader(Sifted):
         if self._weights is not None:
             assert self._model is not None
             try:
-                self._weights.start(self._model, self._steps, self._engine.history.sample(), self._start_timeout)
+                self._weights.start(self._model, self._steps, self._engine.recent_scores(), self._start_timeout)
             except SiftdError:
                 self.close()
                 raise
             self._engine.stats.model_versions = 1
         self._io.start()
         log.info("siftd: %s", self.memory_bound())
+
+    def _background(self) -> IoThread | NativeBatchIo:
+        """What runs the stream; `_engine` stands until then for what is known before."""
+        options = TrainerOptions(
+            job=self._job,
+            name=f"trainer {os.getpid()}",
+            run=self._run,
+            rank=self._rank,
+            world=self._world,
+            job_spec=self._job_spec(wire_pb2.MODE_SAMPLES, self.policy),
+            batch_size=self.batch_size,
+            window=self._window,
+            endless=self._steps_per_epoch is not None,
+            loaders=self._loader_count,
+        )
+        before = self._engine
+        assert isinstance(before, StreamEngine)
+        if available() and not self._pad and self._on_decision is None:
+            self._engine = NativeStreamEngine(
+                options,
+                self._endpoints,
+                new_incarnation(),
+                prefetch=self._prefetch,
+                drop_last=self._drop_last,
+                history_length=length_for(self.policy),
+                history=before.history.sample(),
+                state=self._resume,
+            )
+            self._engine.step_to(self._steps)
+            if self._claims:
+                self._engine.expect_claims()
+            return NativeBatchIo(self._engine.link)
+        core = before.core = TrainerCore(options, new_incarnation())
+        before.step_to(self._steps)
+        if self._resume:
+            before.restore(self._resume)
+        return IoThread("siftd-trainer", self._endpoints, core, before.turn)
 
     def memory_bound(self) -> str:
         """Rows buffered on this rank at most (design rule 6), in words."""
@@ -222,13 +246,11 @@ class StreamLoader(Sifted):
 
     def _next_batch(self) -> Any:
         began = time.monotonic()
-        assert self._io is not None and self._core is not None
+        assert self._io is not None
         engine = self._engine
         while (item := engine.take()) is None:
-            with engine.lock:
-                if not engine.ready:
-                    self._check(began)
-                    engine.lock.wait(0.5)
+            self._check(began)
+            engine.wait(0.5)
         if engine.took():
             self._io.wake()
         if item.error is not None:
@@ -242,16 +264,15 @@ class StreamLoader(Sifted):
         return batch
 
     def _check(self, began: float) -> None:
-        assert self._io is not None and self._core is not None
+        assert self._io is not None
         if not self._io.alive:
             raise WorkerError(f"siftd's I/O thread ended: {self._io.error}")
-        if self._core.failure:
-            raise WorkerError(self._core.failure)
+        if self._engine.failure:
+            raise WorkerError(self._engine.failure)
         if time.monotonic() - began > self._timeout:
-            ended = sorted(i for i, s in self._core.loaders.items() if s.ends)
-            stage = f"giving a batch (loaders heard of: {sorted(self._core.loaders)}, at the end of a pass: {ended})"
+            peer, stage = self._engine.waiting_for()
             raise SiftdTimeoutError(
-                f"{self._core.connected} of {len(self._core.sessions)} workers connected", stage, self._timeout,
+                peer, stage, self._timeout,
                 f"Are all {self._loader_count} loaders running? See `siftd status`, or raise timeout=...",
             )  # fmt: skip
 
@@ -264,7 +285,7 @@ class StreamLoader(Sifted):
         self._stepped(self._engine, ordinal)
         if self._weights is not None and self._weights.due(self._steps):
             with self._engine.lock:
-                history = self._engine.history.sample()
+                history = self._engine.recent_scores()
                 self._engine.stats.model_versions += 1
             trained = self._model if model is None else model
             assert trained is not None
@@ -273,13 +294,14 @@ class StreamLoader(Sifted):
     # ------------------------------------------------------------ what it tells
     def stats(self) -> Stats:
         with self._engine.lock:
+            self._engine.sync()
             return Stats(**self._engine.stats.__dict__)
 
     def _outbox(self) -> Outbox | None:
         return self._engine
 
     def _workers_known(self) -> int:
-        return 0 if self._core is None else len(self._core.sessions)
+        return self._engine.workers
 
     # ------------------------------------------------------------ state
     def state_dict(self) -> dict[str, Any]:
@@ -321,6 +343,7 @@ class StreamLoader(Sifted):
         self._steps = state["steps"]
         done = state["epoch_steps"]
         self._epoch_done = 0 if self._steps_per_epoch is None or done >= self._steps_per_epoch else done
+        assert isinstance(self._engine, StreamEngine)
         self._engine.history = RecentScores(length_for(self.policy), state["history"])
 
     # ------------------------------------------------------------ end
@@ -330,30 +353,15 @@ class StreamLoader(Sifted):
             return
         self._closed = True
         if self._io is not None and self._io.alive:
-            self._engine.finishing = True
-            self._io.wake()
-            self._serve_until_loaders_left()
+            if isinstance(self._engine, NativeStreamEngine):
+                self._engine.finish(self._linger)
+            elif isinstance(self._io, IoThread):
+                self._engine.finish(self._linger, self._io)
         if hasattr(self, "_finalizer"):
             self._finalizer()
 
-    def _serve_until_loaders_left(self) -> None:
-        """Rule 10: acks and credit go on until nothing new comes for a heartbeat."""
-        deadline = time.monotonic() + self._linger
-        assert self._core is not None and self._io is not None
-        quiet_since, seen = time.monotonic(), -1
-        while time.monotonic() < deadline and self._io.alive:
-            with self._engine.lock:
-                count = self._core.decided + self._core.duplicates
-                if count != seen:
-                    quiet_since, seen = time.monotonic(), count
-                if time.monotonic() - quiet_since > 1.0:
-                    return
-                self._engine.ready.clear()  # room for what still comes
-                self._engine.lock.wait(0.1)
-            self._io.wake()
 
-
-def _shut(io: IoThread, publisher: Publisher | None) -> None:
+def _shut(io: IoThread | NativeBatchIo, publisher: Publisher | None) -> None:
     if publisher is not None:
         publisher.close()
     io.stop()

@@ -130,9 +130,12 @@ class NativeSpan:
 
     __slots__ = ("_batch", "_epoch", "_unsifted", "begin", "end", "model_step", "model_version")
 
-    def __init__(self, batch: Any, begin: int, of: tuple[int, int, int, int, int, int, bool]) -> None:
-        _, _, rows, self._epoch, self.model_version, self.model_step, self._unsifted = of
-        self._batch, self.begin, self.end = batch, begin, begin + rows
+    def __init__(
+        self, batch: Any, begin: int, end: int, epoch: int, model_version: int, model_step: int, unsifted: bool
+    ) -> None:
+        self._batch, self.begin, self.end = batch, begin, end
+        self._epoch, self._unsifted = epoch, unsifted
+        self.model_version, self.model_step = model_version, model_step
 
     def __getitem__(self, name: str) -> Array:
         rows = self.end - self.begin

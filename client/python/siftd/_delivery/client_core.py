@@ -140,5 +140,9 @@ class ClientCore:
         self._left = True
 
     @property
+    def workers(self) -> int:
+        return len(self.sessions)
+
+    @property
     def connected(self) -> int:
         return sum(s.open for s in self.sessions)

@@ -123,10 +123,6 @@ class LoaderCore(ClientCore):
     def has_room(self) -> bool:
         return len(self.pending) < PENDING_MOST
 
-    @property
-    def workers(self) -> int:
-        return len(self.sessions)
-
     def undecided(self) -> list[Lease]:
         return [*self.pending, *self.leases.values()]
 

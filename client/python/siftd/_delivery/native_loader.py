@@ -18,6 +18,7 @@ import numpy as np
 
 from siftd._delivery.loader_core import Key, Lease, LoaderCore, LoaderOptions, Verdicted
 from siftd._delivery.score_cache import ScoreCache
+from siftd._delivery.trainer_core import TrainerCore, TrainerOptions
 from siftd._net.transport import QUIET_MOST, resolve
 from siftd._wire import codec
 
@@ -42,9 +43,25 @@ def native() -> Any:
 
 def hello_frames(options: LoaderOptions, incarnation: int, endpoints: Sequence[str]) -> list[bytes]:
     """What the loader says of itself, for the compiled client. Raises ConfigError for an endpoint that is none."""
+    return _frames(LoaderCore(options, incarnation).make_hello(), incarnation, endpoints)
+
+
+def trainer_hello(
+    options: TrainerOptions,
+    incarnation: int,
+    endpoints: Sequence[str],
+    next_pass: dict[int, int],
+    decided: dict[int, dict[int, list[list[int]]]],
+) -> list[bytes]:
+    """The same of a trainer rank. `decided`: keys of open passes, by loader and pass."""
+    core = TrainerCore(options, incarnation)
+    core.restore(next_pass, decided, 0)
+    return _frames(core.make_hello(), incarnation, endpoints)
+
+
+def _frames(hello: Any, incarnation: int, endpoints: Sequence[str]) -> list[bytes]:
     for name in endpoints:
         resolve(name)
-    hello = LoaderCore(options, incarnation).make_hello()
     hello.protocol_min = hello.protocol_max = 1
     hello.session.incarnation, hello.session.counter = incarnation, 1
     return [bytes(f) for f in codec.encode(hello, ())]

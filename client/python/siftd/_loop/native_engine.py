@@ -17,7 +17,7 @@ import torch
 from siftd._batches import structure
 from siftd._batches.assembler import own_copy
 from siftd._batches.handed import Ready
-from siftd._batches.native_info import flat_of, info_of
+from siftd._batches.native_info import fields_of, flat_of, info_of, known_of
 from siftd._batches.outbox import Outbox
 from siftd._batches.piece import Piece
 from siftd._batches.source import Candidate
@@ -86,11 +86,8 @@ class NativeEngine(Outbox):
                 self.ledger.resume_half(piece.key, piece.rows)
             else:
                 self.ledger.decided(piece.key, piece.rows)
-            i = piece.info
-            about: dict[str, Any] = {n: i[n] for n in ("scores", "keep_probability", "weights", "percentile")}
-            about["model_version"], about["model_step"] = int(i["model_version"][0]), max(0, int(i["staleness"][0]))
-            about["unsifted"] = bool(i["unsifted"][0])
-            self.link.restore(*piece.key, int(i["epochs"][0]), i["ids"], self.fields(piece.flat), about)
+            epoch, ids, about = known_of(piece)
+            self.link.restore(*piece.key, epoch, ids, fields_of(piece), about)
 
     def cancel(self) -> None:
         """Gives the pass up; the caller closes the feed."""
@@ -130,7 +127,7 @@ class NativeEngine(Outbox):
 
     def _from_link(self) -> Ready | None:
         batch, ended, posts, lines, warnings, error = self.link.take()
-        for number, seq, kept in posts:
+        for _, number, seq, kept in posts:
             self.ledger.post((number, seq), kept)
         for line in lines:
             log.info("%s", line)
@@ -260,6 +257,6 @@ class NativeBatchIo:
     def wake(self) -> None:
         """It wakes itself."""
 
-    def stop(self, timeout: float = 5.0) -> None:
+    def stop(self, timeout: float = 5.0, goodbye: bool = True) -> None:
         self.alive = False
-        self._link.stop()
+        self._link.stop(goodbye)

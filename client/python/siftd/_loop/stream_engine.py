@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from typing import Any
 
@@ -20,6 +21,7 @@ from siftd._batches.row_info import RowInfo
 from siftd._batches.state import PieceParts, load_piece
 from siftd._delivery.ledger import IntervalSet
 from siftd._delivery.trainer_core import EpochMark, TrainerCore
+from siftd._net.transport import IoThread
 from siftd._select.recent_scores import RecentScores
 from siftd._wire.codec import wire_pb2
 from siftd._wire.tensor import to_torch
@@ -110,6 +112,46 @@ class StreamEngine(Outbox):
     def _buffer(self, piece: Piece) -> None:
         self.assembler.add(piece)
         self._added += piece.rows
+
+    # ------------------------------------------------------------ what it tells
+    def recent_scores(self) -> list[float]:
+        """REQUIRES: lock held"""
+        return self.history.sample()
+
+    @property
+    def failure(self) -> str:
+        return "" if self.core is None else self.core.failure
+
+    @property
+    def workers(self) -> int:
+        return 0 if self.core is None else self.core.workers
+
+    def waiting_for(self) -> tuple[str, str]:
+        """Peer and stage."""
+        core = self.core
+        assert core is not None
+        ended = sorted(i for i, s in core.loaders.items() if s.ends)
+        stage = f"giving a batch (loaders heard of: {sorted(core.loaders)}, at the end of a pass: {ended})"
+        return f"{core.connected} of {core.workers} workers connected", stage
+
+    def finish(self, linger: float, io: IoThread) -> None:
+        """Tells the loaders that the run is over. Acks and credit go on until nothing new comes for a heartbeat
+        (design rule 10), or for `linger` seconds."""
+        self.finishing = True
+        io.wake()
+        deadline = time.monotonic() + linger
+        assert self.core is not None
+        quiet_since, seen = time.monotonic(), -1
+        while time.monotonic() < deadline and io.alive:
+            with self.lock:
+                count = self.core.decided + self.core.duplicates
+                if count != seen:
+                    quiet_since, seen = time.monotonic(), count
+                if time.monotonic() - quiet_since > 1.0:
+                    return
+                self.ready.clear()  # room for what still comes
+                self.lock.wait(0.1)
+            io.wake()
 
     # ------------------------------------------------------------ the I/O thread
     def turn(self, now: float) -> bool:
