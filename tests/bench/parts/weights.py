@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a publish costs the training loop, and when its workers score with it, by bytes and number of workers.
 
-The workers are real ones on this host whose scorer takes no CPU: staging, checksums and acks are those of any worker,
-and compete with the loop for this host's cores.
+The workers are real ones on this host whose scorer takes no CPU (for an accelerator `siftd worker`): staging, checksums
+and acks are those of any worker, and compete with the loop for this host's cores.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import os
 import statistics
 import tempfile
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
+from devices import Devices, device_of, settle
 from measure import Goal, Measure, Options, Plot, Result, Series, interleaved, quartiles
-from pool import fixed_cost_pool
+from pool import Pool, fixed_cost_pool, siftd_pool
 from torch import nn
 
 import siftd
@@ -24,6 +26,7 @@ from siftd._weights.sync import WeightsSync
 
 ABOUT = "time of a publish, and what it costs the training loop: 1, 10, 100 MB to 1, 4, 16 workers"
 MEGABYTES = (1, 10, 100)
+WORKERS, QUICK_WORKERS = (1, 4, 16), (1, 4)
 WIDTH = 512  # a layer has 2^18 + 2^9 float32, about 1.05 MB
 STEP_SECONDS = 0.005
 HELD_MOST = 1.0  # ms above a bare copy
@@ -31,10 +34,11 @@ TIMEOUT = 120.0
 
 
 class _Loop:
-    """A training loop's compute: one thread, about STEP_SECONDS a step."""
+    """A training loop's compute: one thread, about STEP_SECONDS a step, each waited for."""
 
-    def __init__(self) -> None:
-        self._a = torch.randn(384, 384)
+    def __init__(self, device: torch.device) -> None:
+        width = 384 if device.type == "cpu" else 2048
+        self._device, self._a = device, torch.randn(width, width, device=device)
         self._repeat = 1
         self._repeat = max(1, round(STEP_SECONDS / statistics.median(self.step() for _ in range(50))))
 
@@ -42,6 +46,7 @@ class _Loop:
         began = time.perf_counter()
         for _ in range(self._repeat):
             torch.mm(self._a, self._a)
+        settle(self._device)
         return time.perf_counter() - began
 
 
@@ -84,15 +89,18 @@ def _model(megabytes: int) -> nn.Module:
 
 
 def _held(what: str, model: nn.Module, published: _Published, rounds: int) -> list[Measure]:
-    """Milliseconds above the bare copy of the same bytes, in turn with it; nothing else under way."""
+    """Milliseconds above the bare copy of the same bytes to the host, in turn with it; nothing else under way."""
+    device = device_of(model)
     flat = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
-    into = torch.empty_like(flat)
+    into = torch.empty_like(flat, device="cpu", pin_memory=device.type == "cuda")
+    settle(device)
     cpu: dict[str, list[float]] = {"copy": [], "publish": []}
 
     def copy() -> float:
         before = time.thread_time()
         began = time.perf_counter()
-        into.copy_(flat)
+        into.copy_(flat, non_blocking=True)
+        settle(device)
         seconds = time.perf_counter() - began
         cpu["copy"].append(time.thread_time() - before)
         return seconds
@@ -142,17 +150,25 @@ def _impact(what: str, published: _Published, loop: _Loop, rounds: int) -> tuple
     ], seconds  # fmt: skip
 
 
+def _workers(artifact: Path, count: int, device: str) -> AbstractContextManager[Pool]:
+    if device == "cpu":
+        return fixed_cost_pool(artifact, count)
+    return siftd_pool(artifact, count, "--threads", "1", device=device)
+
+
 def _publish(
-    megabytes: int, counts: tuple[int, ...], rounds: int, loop: _Loop, folder: Path, runs: itertools.count[int]
-) -> tuple[list[Measure], list[float]]:
+    megabytes: int, counts: tuple[int, ...], rounds: int, loop: _Loop, devices: Devices, folder: Path,
+    runs: itertools.count[int],
+) -> tuple[list[Measure], list[float]]:  # fmt: skip
     """Measures, and the seconds until all workers have it, by `counts`."""
     model = _model(megabytes)
     example = torch.randn(4, WIDTH), torch.zeros(4, dtype=torch.int64)
     scorer = siftd.export_scorer(model, "cross_entropy", example)
+    model.to(devices.trainer)
     artifact = scorer.save(folder / f"{megabytes}.pt")
     measures: list[Measure] = []
     took = []
-    with fixed_cost_pool(artifact, max(counts)) as pool:
+    with _workers(artifact, max(counts), devices.worker) as pool:
         for workers in counts:
             what = f"{megabytes} MB to {workers} worker{'s' if workers > 1 else ''}"
             published = _Published(model, scorer, pool.endpoints[:workers], next(runs))
@@ -168,7 +184,7 @@ def _publish(
 
 
 def run(options: Options) -> Result:
-    counts = (1, 4) if options.quick else (1, 4, 16)
+    counts = QUICK_WORKERS if options.quick else WORKERS
     rounds = 2 if options.quick else 5
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -176,10 +192,10 @@ def run(options: Options) -> Result:
     curves: dict[int, list[float]] = {n: [] for n in counts}
     runs = itertools.count(time.time_ns())
     try:
-        loop = _Loop()
+        loop = _Loop(torch.device(options.devices.trainer))
         with tempfile.TemporaryDirectory(prefix="siftd-bench-") as name:
             for megabytes in MEGABYTES:
-                got, took = _publish(megabytes, counts, rounds, loop, Path(name), runs)
+                got, took = _publish(megabytes, counts, rounds, loop, options.devices, Path(name), runs)
                 measures += got
                 for workers, seconds in zip(counts, took, strict=True):
                     curves[workers].append(1e3 * seconds)
