@@ -31,9 +31,9 @@ __version__ = "0.1.0"
 
 # Where each public name lives; imported when it is first used, so that no process loads what it does not need.
 _HOMES = {
-    "_info": ["BatchInfo", "Stats"],
-    "_distributed": ["distributed_loader", "gather_state"],
-    "_progress": ["progress"],
+    "_batches.info": ["BatchInfo", "Stats"],
+    "_loop.distributed": ["distributed_loader", "gather_state"],
+    "_loop.progress": ["progress"],
     "candidates": ["CandidateLoader"],
     "dropin": ["SiftingDataLoader"],
     "errors": [
