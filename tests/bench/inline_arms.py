@@ -141,15 +141,23 @@ def _sifted(stack: contextlib.ExitStack, loop: Loop, size: str, beta: int, worke
     return Arm(loop, iter(loader), loader)
 
 
-def measure(beta: int, plan: Plan, devices: Devices) -> Rounds:
+@contextlib.contextmanager
+def neighbour(devices: Devices) -> Iterator[Neighbour]:
+    """Of the control; one for all betas, as it takes seconds to start."""
+    started = Neighbour(split_cores()[1], inline_model.__file__, _size(devices), devices.worker)
+    try:
+        yield started
+    finally:
+        started.close()
+
+
+def measure(beta: int, plan: Plan, devices: Devices, beside: Neighbour) -> Rounds:
     size = _size(devices)
     with contextlib.ExitStack() as stack:
         near = split_cores()[1]
         loop = Loop(make_model(size).to(devices.trainer))
         there = loop.model if devices.worker == devices.trainer else copy.deepcopy(loop.model).to(devices.worker)
         plain, control = Arm(loop, iter(Batches(size))), Arm(loop, iter(Batches(size)))
-        beside = Neighbour(near, inline_model.__file__, size, devices.worker)
-        stack.callback(beside.close)
         batches = iter(Batches(size))
         with bound():
             loop.run(batches, None, 4, 2)

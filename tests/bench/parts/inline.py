@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from inline_arms import Arm, Plan, Rounds, measure
+from inline_arms import Arm, Plan, Rounds, measure, neighbour
 from measure import Goal, Measure, Options, Plot, Result, Series, quartiles
 
 ABOUT = "the same policy inline and decoupled, against the bound"
@@ -114,7 +114,9 @@ def run(options: Options) -> Result:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        found = [measure(beta, QUICK if options.quick else FULL, options.devices) for beta in SAVED]
+        plan = QUICK if options.quick else FULL
+        with neighbour(options.devices) as beside:
+            found = [measure(beta, plan, options.devices, beside) for beta in SAVED]
     finally:
         torch.set_num_threads(threads)
     measures: list[Measure] = []

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from devices import Devices
 from measure import Goal, Measure, Options, Plot, Result, Series, interleaved, quartiles, ratio
 from step_arms import Arm, bound, fixed_cost_program, make_arms
 from step_loop import Loop, Round
@@ -24,7 +23,9 @@ ABOUT = "step time with siftd against the same loop without"
 CPU_KINDS, ROWS = ("mlp", "cnn", "transformer"), (32, 128, 512)  # ROWS: of a batch
 GOAL, GOAL_FROM = Goal(at_most=1.02), 5e-3  # for steps of at least these seconds
 BUSY, VOID = 0.1, "no goal: other programs had the trainer's core for more than a tenth of the loop without siftd"
-ROUNDS, ROUND_SECONDS, STEPS = 7, 0.4, (20, 80)  # of a round: as many steps as fill it, within these bounds
+ROUNDS, ROUND_SECONDS = 7, 0.4
+QUICK_ROUNDS, QUICK_ROUND_SECONDS = 4, 0.3
+STEPS = (20, 80)  # of a round: as many as fill it, within these bounds
 WARM = 5
 ALL = ("control", "drop-in", "stream", "drop-in, fixed cost", "stream, fixed cost")
 QUICK = (("mlp", 128, ALL), ("transformer", 128, ("control", "drop-in")), ("cnn", 128, ("control", "drop-in")))
@@ -52,7 +53,7 @@ def run(options: Options) -> Result:
 def _run(options: Options) -> Result:
     measures: list[Measure] = []
     for kind, rows, which in _plan(options):
-        measures += _measure(kind, rows, which, options.devices, rounds=4 if options.quick else ROUNDS)
+        measures += _measure(kind, rows, which, options)
     skipped = []
     if fixed_cost_program() is None:
         skipped.append("arms with fixed-cost workers: siftd_fixed_cost_worker is not built")
@@ -70,7 +71,9 @@ def _plan(options: Options) -> tuple[tuple[str, int, tuple[str, ...]], ...]:
     return (plan[0], plan[-1]) if options.quick else plan
 
 
-def _measure(kind: str, rows: int, which: tuple[str, ...], devices: Devices, rounds: int) -> list[Measure]:
+def _measure(kind: str, rows: int, which: tuple[str, ...], options: Options) -> list[Measure]:
+    devices = options.devices
+    rounds, seconds = (QUICK_ROUNDS, QUICK_ROUND_SECONDS) if options.quick else (ROUNDS, ROUND_SECONDS)
     with contextlib.ExitStack() as stack:
         loop = Loop(make_model(kind).to(devices.trainer))
         arms = make_arms(stack, kind, rows, loop, which, devices.worker)
@@ -79,7 +82,7 @@ def _measure(kind: str, rows: int, which: tuple[str, ...], devices: Devices, rou
                 arm.run(loop, 3 * WARM, WARM)
                 arm.rounds.clear()
             step = _settle(arms["plain"], loop)
-            steps = int(min(max(ROUND_SECONDS / step, STEPS[0]), STEPS[1]))
+            steps = int(min(max(seconds / step, STEPS[0]), STEPS[1]))
             interleaved({n: _round(arm, loop, steps) for n, arm in arms.items()}, rounds)
         return _figures(f"{kind} {rows}", arms)
 

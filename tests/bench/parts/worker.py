@@ -84,7 +84,7 @@ def measure(milliseconds: float, options: Options) -> dict[str, Any]:
                 str(program("siftd_worker_bench")), "--artifact", str(artifact), "--endpoint", pool.endpoints[0],
                 "--rows", str(ROWS), "--client-core", str(client), "--worker-core", str(worker),
                 "--worker-pid", str(pool.pids[0]), "--device", device,
-                "--rounds", "2" if options.quick else "7", "--seconds", "1.6" if options.quick else "4",
+                "--rounds", "2" if options.quick else "7", "--seconds", "1.3" if options.quick else "4",
             ]  # fmt: skip
             out = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, timeout=300)
     measured: dict[str, Any] = json.loads(out.stdout)

@@ -26,7 +26,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCH))
     step, inline = importlib.import_module("parts.step"), importlib.import_module("parts.inline")
     monkeypatch.setattr(step, "QUICK", (("mlp", 32, ("control", "drop-in")),))
-    monkeypatch.setattr(step, "ROUND_SECONDS", 0.05)
+    monkeypatch.setattr(step, "QUICK_ROUND_SECONDS", 0.05)
     monkeypatch.setattr(importlib.import_module("parts.worker"), "QUICK", (0.3,))
     weights = importlib.import_module("parts.weights")
     monkeypatch.setattr(weights, "MEGABYTES", (1,))
