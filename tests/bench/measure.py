@@ -10,18 +10,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from devices import Devices
+
 
 @dataclass(frozen=True)
 class Options:
     """`quick`: all parts together end within about five minutes; otherwise within about an hour, accuracy included.
 
     `out`: folder that a long part keeps its progress in. `resume`: go on with what it finds there. `data`: images.
+    `devices`: read by the parts that `gpu` runs.
     """
 
     quick: bool = False
     out: Path | None = None
     resume: bool = False
     data: Path | None = None
+    devices: Devices = Devices()
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,8 @@ def fixed_cost_pool(
 
 
 def siftd_pool(
-    artifact: str | Path, workers: int, *flags: str, cores: set[int] | None = None
+    artifact: str | Path, workers: int, *flags: str, device: str = "cpu", cores: set[int] | None = None
 ) -> contextlib.AbstractContextManager[Pool]:
     """`siftd worker` processes over `artifact`."""
-    return pool([BUILD / "worker" / "siftd", "worker", "--artifact", artifact], workers, *flags, cores=cores)
+    command = [BUILD / "worker" / "siftd", "worker", "--artifact", artifact, "--device", device]
+    return pool(command, workers, *flags, cores=cores)

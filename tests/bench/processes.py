@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Other processes of the benchmarks: a loader that feeds a stream, a neighbour that runs forwards.
 
-As a program, those of the step benchmark: `processes.py feed|neighbour KIND ROWS [ENDPOINT...]`.
+As a program, those of the step benchmark: `processes.py feed KIND ROWS ENDPOINT...`, `... neighbour KIND ROWS DEVICE`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class Neighbour:
     def __init__(self, cores: Set[int], *command: str) -> None:
         self._process = _program(cores, *command)
         assert self._process.stdout is not None
-        self._process.stdout.readline()
+        if not self._process.stdout.readline():
+            _end(self._process)
+            raise RuntimeError(f"bench: the neighbour did not start; its last words are above: {' '.join(command)}")
         self.stop()
 
     def go(self) -> None:
@@ -63,20 +65,23 @@ class Neighbour:
         _end(self._process)
 
 
-def step_neighbour(kind: str, rows: int, cores: Set[int]) -> Neighbour:
+def step_neighbour(kind: str, rows: int, device: str, cores: Set[int]) -> Neighbour:
     """Of the step benchmark's model."""
-    return Neighbour(cores, str(Path(__file__).resolve()), "neighbour", kind, str(rows))
+    return Neighbour(cores, str(Path(__file__).resolve()), "neighbour", kind, str(rows), device)
 
 
-def run_forwards(model: Any, batches: Iterable[tuple[Any, Any]]) -> None:
-    """Forwards on one thread, one after the other; says so after the first."""
+def run_forwards(model: Any, batches: Iterable[tuple[Any, Any]], device: str) -> None:
+    """Forwards on one thread, each waited for; says so after the first."""
     import torch
+    from devices import settle
 
+    on = torch.device(device)
     torch.set_num_threads(1)
-    model.eval()
+    model.to(on).eval()
     with torch.inference_mode():
         for i, (x, _) in enumerate(batches):
-            model(x)
+            model(x.to(on))
+            settle(on)
             if i == 0:
                 print("ready", flush=True)
 
@@ -93,7 +98,7 @@ def _main() -> None:
 
         siftd.CandidateLoader(sys.argv[4:], batches, epochs=1).run()
         return
-    run_forwards(make_model(kind), batches)
+    run_forwards(make_model(kind), batches, sys.argv[4])
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -96,4 +97,4 @@ def write(folder: Path, host: dict[str, Any], results: dict[str, Result]) -> Non
     (folder / "table.md").write_text(markdown(results) + "\n")
     for part, result in results.items():
         for i, plot in enumerate(result.plots):
-            draw(plot, folder / f"{part}-{i + 1}.png")
+            draw(plot, folder / f"{re.sub('[^a-z0-9]+', '-', part.lower())}-{i + 1}.png")

@@ -65,23 +65,28 @@ def fixed_cost_program() -> str | None:
     return str(program) if program.exists() else None
 
 
-def make_arms(stack: contextlib.ExitStack, kind: str, rows: int, loop: Loop, which: Sequence[str]) -> dict[str, Arm]:
-    """The plain one, and those of `which` that can run here. Between their rounds all are idle, with full queues."""
+def make_arms(
+    stack: contextlib.ExitStack, kind: str, rows: int, loop: Loop, which: Sequence[str], worker: str
+) -> dict[str, Arm]:
+    """The plain one, and those of `which` that can run here. Between their rounds all are idle, with full queues.
+
+    `worker`: device of the workers that compute, and of the neighbour.
+    """
     near = split_cores()[1]
     arms = {"plain": Arm("plain", iter(Batches(kind, rows)))}
     if "control" in which:
-        beside = step_neighbour(kind, rows, near)
+        beside = step_neighbour(kind, rows, worker, near)
         stack.callback(beside.close)
         arms["control"] = Arm("control", iter(Batches(kind, rows)), beside=beside)
     makers = {"drop-in": _drop_in, "stream": _stream}
-    real = (os.environ.get("SIFTD_BIN", str(BUILD / "worker" / "siftd")), "worker")
+    real = (os.environ.get("SIFTD_BIN", str(BUILD / "worker" / "siftd")), "worker", "--device", worker)
     for name, make in makers.items():
         if name in which:
             arms[name] = make(name, stack, kind, rows, loop, _workers(stack, real, 1))
     program = fixed_cost_program()
     if program is not None and any(f"{name}, fixed cost" in which for name in makers):
         with bound():
-            step = loop.run(arms["plain"].batches, None, 10, 3).cpu
+            step = loop.run(arms["plain"].batches, None, 10, 3).alone
         fixed = (program, "--cost-us-per-row", f"{1e6 * FIXED_F * step / rows:.3f}")
         for plain_name, make in makers.items():
             if (name := f"{plain_name}, fixed cost") in which:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models of the step benchmark and endless batches in memory; widths give steps of about 2 to 30 ms on one core."""
+"""The models of the step benchmark and endless batches in memory.
+
+Widths give steps of about 2 to 30 ms on one core; those of the large ones on a data centre's GPU (not measured).
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,20 @@ from typing import Any
 import torch
 from torch import nn
 
-CLASSES, FEATURES, TOKENS, WORDS = 10, 256, 8, 1000
+CLASSES, FEATURES, WORDS = 10, 256, 1000
+TOKENS, LARGE_TOKENS = 8, 128
 POOL_BYTES = 8 << 20  # of batches kept in memory; they are handed out again and again
 
 
 class SmallTransformer(nn.Module):
-    """int64 [n, TOKENS] -> float32 [n, CLASSES]."""
+    """int64 [n, tokens] -> float32 [n, CLASSES]."""
 
-    def __init__(self, width: int = 32) -> None:
+    def __init__(self, width: int = 32, tokens: int = TOKENS, heads: int = 2, layers: int = 2) -> None:
         super().__init__()
         self.words = nn.Embedding(WORDS, width)
-        self.places = nn.Parameter(0.02 * torch.randn(1, TOKENS, width))
-        layer = nn.TransformerEncoderLayer(width, 2, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
-        self.body = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.places = nn.Parameter(0.02 * torch.randn(1, tokens, width))
+        layer = nn.TransformerEncoderLayer(width, heads, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
+        self.body = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.head = nn.Linear(width, CLASSES)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -45,6 +49,24 @@ def _cnn() -> nn.Module:
     )  # fmt: skip
 
 
+def large_transformer(layers: int = 6) -> nn.Module:
+    return SmallTransformer(256, LARGE_TOKENS, heads=4, layers=layers)
+
+
+def _large_cnn() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(64, 128, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(128, 256, 3, stride=2, padding=1), nn.ReLU(),
+        nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, CLASSES),
+    )  # fmt: skip
+
+
+def _words(rows: int, tokens: int, generator: torch.Generator) -> torch.Tensor:
+    return torch.randint(0, WORDS, (rows, tokens), generator=generator)
+
+
 @dataclass(frozen=True)
 class Kind:
     make: Callable[[], nn.Module]
@@ -54,7 +76,9 @@ class Kind:
 KINDS = {
     "mlp": Kind(_mlp, lambda n, g: torch.randn(n, FEATURES, generator=g)),
     "cnn": Kind(_cnn, lambda n, g: torch.randn(n, 3, 32, 32, generator=g)),
-    "transformer": Kind(SmallTransformer, lambda n, g: torch.randint(0, WORDS, (n, TOKENS), generator=g)),
+    "transformer": Kind(SmallTransformer, lambda n, g: _words(n, TOKENS, g)),
+    "large-cnn": Kind(_large_cnn, lambda n, g: torch.randn(n, 3, 32, 32, generator=g)),
+    "large-transformer": Kind(large_transformer, lambda n, g: _words(n, LARGE_TOKENS, g)),
 }
 
 

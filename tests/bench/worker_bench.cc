@@ -25,6 +25,7 @@ struct Flags {
   std::string artifact;
   std::string endpoint;
   std::int64_t rows = 128;
+  std::string device = "cpu";
   int rounds = 3;
   double seconds = 2;
   double swap_seconds = 1;
@@ -66,6 +67,19 @@ struct Rate {
   double cpu_ms = 0;  // CPU time of a batch
 };
 
+// From the host's memory into it, as a worker does; on the CPU nothing is copied.
+std::vector<at::Tensor> Forward(TorchScorer& scorer, const std::vector<at::Tensor>& rows,
+                                at::Device device) {
+  std::vector<c10::IValue> inputs;
+  for (const at::Tensor& t : rows) inputs.emplace_back(t.to(device, /*non_blocking=*/true));
+  const c10::IValue output = scorer.module.forward(inputs);
+  std::vector<at::Tensor> columns;
+  if (output.isTensor()) return {output.toTensor().to(at::kCPU)};
+  for (const c10::IValue& column : output.toTupleRef().elements())
+    columns.push_back(column.toTensor().to(at::kCPU));
+  return columns;
+}
+
 // A batch's rows are copied into one tensor in both arms: here by the bridge, there by the worker.
 Rate RunBare(TorchScorer& scorer, const std::vector<Tensor>& batch, const Flags& flags) {
   Rate rate;
@@ -73,15 +87,19 @@ Rate RunBare(TorchScorer& scorer, const std::vector<Tensor>& batch, const Flags&
     PinTo(flags.worker_core);
     at::set_num_threads(1);
     const c10::InferenceMode inference;
-    std::vector<c10::IValue> inputs;
-    for (const Tensor& tensor : batch) inputs.emplace_back(ToTorch(tensor));
-    for (int i = 0; i < 5; ++i) scorer.module.forward(inputs);
+    const at::Device device(flags.device);
+    std::vector<at::Tensor> rows;
+    for (const Tensor& tensor : batch) {
+      rows.push_back(ToTorch(tensor));
+      if (device.is_cuda()) rows.back() = rows.back().pin_memory();
+    }
+    for (int i = 0; i < 5; ++i) Forward(scorer, rows, device);
     const MonoTime begin = Now();
     const double cpu = CpuSeconds(CLOCK_THREAD_CPUTIME_ID);
     std::uint64_t forwards = 0;
     MonoTime end = begin;
     for (; Seconds(end - begin) < flags.seconds; ++forwards) {
-      scorer.module.forward(inputs);
+      Forward(scorer, rows, device);
       end = Now();
     }
     const auto n = static_cast<double>(forwards);
@@ -161,7 +179,7 @@ void PrintList(const char* name, const std::vector<double>& values, const char* 
 void Run(const Flags& flags) {
   PinTo(flags.client_core);
   at::set_num_threads(1);
-  TorchScorer scorer = Must(TorchScorer::Load(flags.artifact));
+  TorchScorer scorer = Must(TorchScorer::Load(flags.artifact, at::Device(flags.device)));
   const std::vector<Tensor> batch = MakeBatch(scorer.manifest, flags.rows);
   const std::vector<Tensor> weights = Must(scorer.Weights());
   const ClientOptions client{.endpoints = {flags.endpoint}};
@@ -208,6 +226,7 @@ int main(int argc, char** argv) {
   CLI::App app("Samples/s through a worker against a bare loop of its scorer.");
   app.add_option("--artifact", flags.artifact)->required();
   app.add_option("--endpoint", flags.endpoint, "Of a worker on --worker-core")->required();
+  app.add_option("--device", flags.device, "Of the worker and of the bare loop: cpu or cuda:N");
   app.add_option("--rows", flags.rows, "Of a candidate batch");
   app.add_option("--rounds", flags.rounds);
   app.add_option("--seconds", flags.seconds, "Of each arm of a round");

@@ -143,12 +143,12 @@ def test_an_interrupted_base_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> 
     model = frozen_trunk()
     taker = snapshotter(model)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(torch, "_foreach_copy_", interrupt)
+        patch.setattr(torch, "cat", interrupt)
         taker.take(model, 1, 1, 0)
     assert taker.take(model, 1, 1, 0).begin.kind == FULL
 
 
-def interrupt(*_: Any) -> None:
+def interrupt(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt
 
 
@@ -261,7 +261,7 @@ def test_a_frozen_trunk_is_held_once() -> None:
         addresses.add(sent.pieces[0].ctypes.data)
     assert len(addresses) == 2
     assert len(taker._whole._pool) == 1
-    memory = weakref.ref(taker._whole._pool[0][0])
+    memory = weakref.ref(taker._whole._pool[0].flat)
     del base
     assert memory() is not None
     model[0].bias.requires_grad_(True)
@@ -351,6 +351,35 @@ def test_tied_and_scripted_parts_are_taken_by_the_exported_names() -> None:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += 1
+
+
+@pytest.mark.parametrize("change", ["channels last", "transposed", "other types", "as it was exported"])
+def test_a_layout_or_type_of_the_models_own_gives_the_bytes_of_the_exported_one(change: str) -> None:
+    """Whatever way the bytes are copied in."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 16, dtype=torch.bfloat16))
+    taker = snapshotter(model)
+    if change == "channels last":
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        assert not model[0].weight.is_contiguous()
+    elif change == "transposed":
+        model[3].weight.data = model[3].weight.data.t()
+    expected = bytes_of(model)
+    if change == "other types":
+        model[0].double()
+        model[3].float()
+    for version in (1, 2):
+        assert tensors(taker.take(model, 1, version, 0)) == expected
+
+
+def test_what_is_told_with_a_version_is_of_its_moment() -> None:
+    """Although it is put together later, when it is sent."""
+    model = toy_model()
+    taker = snapshotter(model)
+    first, second = taker.take(model, 1, 1, 10, [0.25]), taker.take(model, 1, 2, 20, [0.5, 0.75])
+    assert first.begin is first.begin
+    told = [(s.begin.version, s.begin.step, list(s.begin.history), len(s.begin.manifest)) for s in (second, first)]
+    assert told == [(2, 20, [0.5, 0.75], 9), (1, 10, [0.25], 9)]
 
 
 def test_two_buffers_serve_a_run_whose_workers_keep_up() -> None:

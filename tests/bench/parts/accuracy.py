@@ -37,7 +37,7 @@ class Plan:
     every: int = 1  # n: each n-th image of the data only
 
 
-FULL_PLAN, QUICK_PLAN = Plan(600, 3, FULL, (0.25, 0.5, 0.75, 0.9)), Plan(100, 1, QUICK, (0.5,), 3)
+FULL_PLAN, QUICK_PLAN = Plan(600, 3, FULL, (0.25, 0.5, 0.75, 0.9)), Plan(50, 1, QUICK, (0.5,), 6)
 
 
 def run(options: Options) -> Result:

@@ -111,7 +111,7 @@ def jain(shares: Sequence[float]) -> float:
 
 def linear(options: Options) -> tuple[list[Measure], Plot]:
     """The pool grows from 1 to 8 workers, fed by one loader and rank."""
-    rounds, seconds = (2, 1.5) if options.quick else (5, 4.0)
+    rounds, seconds = (2, 1.0) if options.quick else (5, 4.0)
     rates: dict[int, list[float]] = {n: [] for n in COUNTS}
     with workers_of(FORWARD_MS, max(COUNTS)) as pool:
         for _ in range(rounds):
@@ -199,7 +199,7 @@ class Python:
 def growth(options: Options) -> tuple[list[Measure], Plot]:
     """The same rate from more workers: what a batch costs the clients."""
     counts = (1, 8, 16) if options.quick else (1, 8, 64)
-    rounds, seconds = (1, 1.5) if options.quick else (3, 6.0)
+    rounds, seconds = (1, 1.0) if options.quick else (3, 6.0)
     cpp: dict[int, list[float]] = {n: [] for n in counts}
     python: dict[int, list[float]] = {n: [] for n in counts}
     memory: dict[int, float] = {}

@@ -16,17 +16,28 @@ import torch
 from measure import Goal, Measure, Options, Plot, Result, Series, interleaved, quartiles, ratio
 from step_arms import Arm, bound, fixed_cost_program, make_arms
 from step_loop import Loop, Round
-from step_models import KINDS, make_model
+from step_models import make_model
 from threads import cores
 
 ABOUT = "step time with siftd against the same loop without"
-ROWS = (32, 128, 512)  # of a batch
+CPU_KINDS, ROWS = ("mlp", "cnn", "transformer"), (32, 128, 512)  # ROWS: of a batch
 GOAL, GOAL_FROM = Goal(at_most=1.02), 5e-3  # for steps of at least these seconds
 BUSY, VOID = 0.1, "no goal: other programs had the trainer's core for more than a tenth of the loop without siftd"
-ROUNDS, ROUND_SECONDS, STEPS = 7, 0.4, (20, 80)  # of a round: as many steps as fill it, within these bounds
+ROUNDS, ROUND_SECONDS = 7, 0.4
+QUICK_ROUNDS, QUICK_ROUND_SECONDS = 4, 0.3
+STEPS = (20, 80)  # of a round: as many as fill it, within these bounds
 WARM = 5
 ALL = ("control", "drop-in", "stream", "drop-in, fixed cost", "stream, fixed cost")
 QUICK = (("mlp", 128, ALL), ("transformer", 128, ("control", "drop-in")), ("cnn", 128, ("control", "drop-in")))
+# On a GPU. Fixed-cost workers stand for devices of their own; a core keeps up with the small models only.
+SHARED = (
+    ("large-cnn", 128, ALL[:3]), ("large-cnn", 512, ALL[:3]),
+    ("large-transformer", 512, ALL[:3]), ("large-transformer", 128, ALL[:3]),
+)  # fmt: skip
+APART = (
+    ("mlp", 128, ALL), ("cnn", 128, ALL), ("transformer", 128, ALL),
+    ("large-cnn", 128, ALL[3:]), ("large-transformer", 128, ALL[3:]),
+)  # fmt: skip
 CLIENT_THREADS = ("siftd-loader", "siftd-trainer")
 
 
@@ -40,10 +51,9 @@ def run(options: Options) -> Result:
 
 
 def _run(options: Options) -> Result:
-    plan = QUICK if options.quick else tuple((kind, rows, ALL) for kind in KINDS for rows in ROWS)
     measures: list[Measure] = []
-    for kind, rows, which in plan:
-        measures += _measure(kind, rows, which, rounds=4 if options.quick else ROUNDS)
+    for kind, rows, which in _plan(options):
+        measures += _measure(kind, rows, which, options)
     skipped = []
     if fixed_cost_program() is None:
         skipped.append("arms with fixed-cost workers: siftd_fixed_cost_worker is not built")
@@ -52,16 +62,27 @@ def _run(options: Options) -> Result:
     return Result(measures, [_plot(measures)], "; ".join(skipped))
 
 
-def _measure(kind: str, rows: int, which: tuple[str, ...], rounds: int) -> list[Measure]:
+def _plan(options: Options) -> tuple[tuple[str, int, tuple[str, ...]], ...]:
+    """Model, rows of a batch, arms beside the plain one."""
+    devices = options.devices
+    if devices.trainer == "cpu":
+        return QUICK if options.quick else tuple((kind, rows, ALL) for kind in CPU_KINDS for rows in ROWS)
+    plan = SHARED if devices.shared else APART
+    return (plan[0], plan[-1]) if options.quick else plan
+
+
+def _measure(kind: str, rows: int, which: tuple[str, ...], options: Options) -> list[Measure]:
+    devices = options.devices
+    rounds, seconds = (QUICK_ROUNDS, QUICK_ROUND_SECONDS) if options.quick else (ROUNDS, ROUND_SECONDS)
     with contextlib.ExitStack() as stack:
-        loop = Loop(make_model(kind))
-        arms = make_arms(stack, kind, rows, loop, which)
+        loop = Loop(make_model(kind).to(devices.trainer))
+        arms = make_arms(stack, kind, rows, loop, which, devices.worker)
         with bound():
             for arm in arms.values():
                 arm.run(loop, 3 * WARM, WARM)
                 arm.rounds.clear()
             step = _settle(arms["plain"], loop)
-            steps = int(min(max(ROUND_SECONDS / step, STEPS[0]), STEPS[1]))
+            steps = int(min(max(seconds / step, STEPS[0]), STEPS[1]))
             interleaved({n: _round(arm, loop, steps) for n, arm in arms.items()}, rounds)
         return _figures(f"{kind} {rows}", arms)
 
@@ -90,7 +111,9 @@ def _figures(config: str, arms: dict[str, Arm]) -> list[Measure]:
 def _figures_of(arm: Arm, what: str, without: list[Round], against: str) -> list[Measure]:
     rounds = arm.rounds
     step = statistics.median(r.median for r in without)
-    void = statistics.median(r.held_up for r in without) > BUSY * step
+    on_cpu = without[0].device.type == "cpu"
+    # On an accelerator the thread waits for the device, too.
+    void = on_cpu and statistics.median(r.held_up for r in without) > BUSY * step
     goal = GOAL if step >= GOAL_FROM and not void else None
     threads = sorted({name for r in rounds for name in r.others})
     detail = {

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from devices import device_of, settle
 from measure import Goal, Measure, Options, Result, quartiles, ratio
 from pool import siftd_pool
 from programs import program
+from step_models import LARGE_TOKENS, WORDS, large_transformer
 from torch import nn
 
 import siftd
@@ -28,6 +30,7 @@ ABOUT = "samples/s through a worker against a bare loop of its scorer; swaps of 
 ROWS, FEATURES, CLASSES = 128, 256, 10
 # Forwards of about 1, 5 and 20 ms: the goal of each.
 TARGETS = {1.0: 0.90, 5.0: 0.97, 20.0: 0.97}
+QUICK = (1.0, 5.0)
 
 
 def mlp(width: int) -> nn.Module:
@@ -39,40 +42,49 @@ def mlp(width: int) -> nn.Module:
 
 def forward_ms(model: nn.Module, x: torch.Tensor) -> float:
     times = []
+    device = device_of(model)
+    x = x.to(device)
     with torch.inference_mode():
         for _ in range(12):
             began = time.perf_counter()
             model(x)
+            settle(device)
             times.append(time.perf_counter() - began)
     return 1e3 * statistics.median(times[2:])
 
 
-def model_of(milliseconds: float) -> nn.Module:
-    """The first of growing nets whose forward takes that long on this host."""
+def model_of(milliseconds: float, device: torch.device) -> tuple[nn.Module, torch.Tensor]:
+    """The first of growing nets whose forward takes that long on this device, on the host, and its input.
+
+    For an accelerator transformers: they compute the most for each byte of input.
+    """
     torch.set_num_threads(1)
-    x = torch.randn(ROWS, FEATURES)
-    width = 64
-    while forward_ms(mlp(width), x) < milliseconds:
-        width = width * 5 // 4 // 16 * 16
-    return mlp(width)
+    if device.type == "cpu":
+        x, make, size = torch.randn(ROWS, FEATURES), mlp, 64
+    else:
+        x, make, size = torch.randint(0, WORDS, (ROWS, LARGE_TOKENS)), large_transformer, 1
+    while forward_ms(make(size).eval().to(device), x) < milliseconds:
+        size = size * 5 // 4 // 16 * 16 if make is mlp else size + 1
+    return make(size), x
 
 
 def measure(milliseconds: float, options: Options) -> dict[str, Any]:
     cores = sorted(os.sched_getaffinity(0))
     client, worker = cores[0], cores[-1]
-    model = model_of(milliseconds)
-    example = [torch.randn(ROWS, FEATURES), torch.zeros(ROWS, dtype=torch.int64)]
+    device = options.devices.worker
+    model, x = model_of(milliseconds, torch.device(device))
+    example = [x, torch.zeros(ROWS, dtype=torch.int64)]
     scorer = siftd.export_scorer(model, example_batch=example)
     with tempfile.TemporaryDirectory(prefix="siftd-bench-") as folder:
         artifact = Path(folder, "scorer.pt")
         artifact.write_bytes(scorer.archive)
         flags = ("--threads", "1", "--score-batch-rows", str(ROWS))
-        with siftd_pool(artifact, 1, *flags, cores={worker}) as pool:
+        with siftd_pool(artifact, 1, *flags, device=device, cores={worker}) as pool:
             command = [
                 str(program("siftd_worker_bench")), "--artifact", str(artifact), "--endpoint", pool.endpoints[0],
                 "--rows", str(ROWS), "--client-core", str(client), "--worker-core", str(worker),
-                "--worker-pid", str(pool.pids[0]),
-                "--rounds", "2" if options.quick else "7", "--seconds", "1.6" if options.quick else "4",
+                "--worker-pid", str(pool.pids[0]), "--device", device,
+                "--rounds", "2" if options.quick else "7", "--seconds", "1.3" if options.quick else "4",
             ]  # fmt: skip
             out = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, timeout=300)
     measured: dict[str, Any] = json.loads(out.stdout)
@@ -81,7 +93,7 @@ def measure(milliseconds: float, options: Options) -> dict[str, Any]:
 
 def run(options: Options) -> Result:
     measures = []
-    for target in (1.0, 5.0) if options.quick else TARGETS:
+    for target in QUICK if options.quick else TARGETS:
         m = measure(target, options)
         forward = statistics.median(m["forward_ms"])
         # What the forward really took decides on the goal, not what it was meant to take.

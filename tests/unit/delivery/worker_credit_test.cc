@@ -70,6 +70,19 @@ class WorkerCredit : public testing::Test {
     return Granted();
   }
 
+  // One that takes all the bytes of a window of 8.
+  std::optional<std::uint64_t> SendLarge() {
+    Candidates m;
+    m.session = session_;
+    m.run = 1;
+    m.key.seq = seq_++;
+    m.sample_id = {1};
+    m.tensors.push_back(
+        {"x", DType::kUInt8, {1, 9000}, Frame::Adopt(std::vector<std::uint8_t>(9000))});
+    core_->OnMessage(kLoader, m, now_);
+    return Granted();
+  }
+
   std::optional<std::uint64_t> DecideOne() {
     const ScoredBatchPtr batch = in_graph_.front();
     in_graph_.pop_front();
@@ -100,6 +113,14 @@ TEST_F(WorkerCredit, ASmallLaneIsFilledAtOnce) {
   EXPECT_EQ(Send(2), std::nullopt);
   EXPECT_EQ(DecideOne(), 3u);
   EXPECT_EQ(DecideOne(), 4u);
+}
+
+// Bug: a loader whose batch was larger than allowed had batches left to send and no bytes, for good.
+TEST_F(WorkerCredit, BytesThatRanOutAreGrantedAtOnce) {
+  ASSERT_EQ(Start(8), 8u);
+  auto granted = SendLarge();
+  if (!in_graph_.empty()) granted = DecideOne();
+  EXPECT_EQ(granted, 9u);
 }
 
 TEST_F(WorkerCredit, AnEmptyLaneHasMostOfItsWindow) {

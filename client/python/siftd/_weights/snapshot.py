@@ -25,7 +25,7 @@ Bytes = np.ndarray[Any, Any]  # uint8 [n]
 class Snapshot:
     """One version, or an artifact: its ModelBegin (session empty) and bytes. Immutable once it is sealed."""
 
-    begin: Any
+    _begin: Any  # the message, or a function that makes it
     pieces: Sequence[Bytes] = field(repr=False)  # back to back
     history: Sequence[float] = field(default=(), repr=False)  # recent scores; in `begin` of a FULL version only
     crc32: list[int] = field(default_factory=list, repr=False)  # of each chunk
@@ -33,6 +33,13 @@ class Snapshot:
     def __post_init__(self) -> None:
         self._starts = list(accumulate((len(p) for p in self.pieces), initial=0))
         self._digest = hashlib.sha256()
+
+    @property
+    def begin(self) -> Any:
+        """Made by whoever asks first, the publisher's thread: the loop does not wait for a manifest of many entries."""
+        if callable(self._begin):
+            self._begin = self._begin()
+        return self._begin
 
     @property
     def sealed(self) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from functools import partial
+from operator import attrgetter, is_
 from typing import Any
 
 import torch
@@ -46,15 +48,15 @@ class Snapshotter:
         """
         try:
             full, part, tensors = self._tensors(unwrap(model))
-            data = part.copy(tensors)
+            device = next((t.device for t in tensors if not t.is_cpu), torch.device("cpu"))
+            data = part.copy(tensors, device)
             if full:
-                (self._whole if self._moving is None else self._delta).make_ready(any(t.is_cuda for t in tensors))
+                (self._whole if self._moving is None else self._delta).make_ready(device)
         except BaseException:
             self._moving = None  # there may be no base
             raise
-        begin = part.begin(wire_pb2.MODEL_KIND_FULL if full else wire_pb2.MODEL_KIND_DELTA, run, version, step)
-        if full:
-            begin.history.extend(history)
+        kind = wire_pb2.MODEL_KIND_FULL if full else wire_pb2.MODEL_KIND_DELTA
+        begin = partial(_begin, part.manifest, kind, run, version, step, part.total, history if full else ())
         return Snapshot(begin, [data], history)
 
     def follow(self, model: nn.Module) -> None:
@@ -70,7 +72,7 @@ class Snapshotter:
         if tensors is None:
             self._places = None if is_sharded(model) else _Places(model, self._names)
             tensors = self._checked(_by_name(model))
-        elif [t.shape for t in tensors] != self._shapes:
+        elif list(map(_SHAPE, tensors)) != self._shapes:
             tensors = self._checked(_by_name(model))  # which says what is wrong
         full = self._plan(tensors, sharded=self._places is None)
         part = self._whole if full else self._delta
@@ -110,6 +112,16 @@ class Snapshotter:
         return True
 
 
+_SHAPE = attrgetter("shape")
+
+
+def _begin(manifest: Any, kind: int, run: int, version: int, step: int, total: int, history: Sequence[float]) -> Any:
+    begin = model_begin(kind, run, version, step, total)
+    begin.MergeFrom(manifest)
+    begin.history.extend(history)
+    return begin
+
+
 def _writes(tensor: torch.Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
 
@@ -120,7 +132,7 @@ def _by_name(model: nn.Module) -> dict[str, torch.Tensor]:
 
 class _Places:
     """Where a model keeps some tensors. To walk over a large model at each publish would hold the loop for longer than
-    the copy of a small one."""
+    the copy of a small one; after a large copy each entry that Python looks at costs the loop microseconds."""
 
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         self._model = weakref.ref(model)
@@ -129,74 +141,89 @@ class _Places:
         self._lasting = all(isinstance(home, dict) for home in homes)
         if not self._lasting:
             return
-        self._modules = [(m._modules, key, child) for m in model.modules() for key, child in m._modules.items()]
-        found: dict[str, tuple[Any, str]] = {}
+        children = [(m._modules, key, child) for m in model.modules() for key, child in m._modules.items()]
+        self._homes, self._keys = [home for home, _, _ in children], [key for _, key, _ in children]
+        self._children = [child for _, _, child in children]
+        found: dict[str, tuple[dict[str, Any], str]] = {}
         for prefix, module in model.named_modules(remove_duplicate=False):
             for holder in (module._parameters, module._buffers):
                 for key in holder:
                     found.setdefault(plain_name(f"{prefix}.{key}" if prefix else key), (holder, key))
-        self._slots = [found.get(name) for name in names]
-        self._seen = [None if slot is None else slot[0].get(slot[1]) for slot in self._slots]
+        slots = [found[name] for name in names if name in found]
+        self._holders, self._slots = [holder for holder, _ in slots], [slot for _, slot in slots]
+        self._seen = [t for t in map(dict.get, self._holders, self._slots) if t is not None]
+        self._lasting = len(self._seen) == len(names)
 
     def tensors(self, model: nn.Module) -> list[torch.Tensor] | None:
         """None: it is another model, or it was built anew in part since."""
         if not self._lasting or self._model() is not model:
             return None
-        if any(d.get(key) is not child for d, key, child in self._modules):
+        if not all(map(is_, map(dict.get, self._homes, self._keys), self._children)):
             return None
-        now = [None if slot is None else slot[0].get(slot[1]) for slot in self._slots]
-        if any(t is None or t is not seen for t, seen in zip(now, self._seen, strict=True)):
+        if not all(map(is_, map(dict.get, self._holders, self._slots), self._seen)):
             return None
-        return now  # type: ignore[return-value]
+        return self._seen
 
 
 class _Part:
     """Some entries of a state and flat buffers for their bytes, used again once nothing sends from them."""
 
     def __init__(self, entries: Sequence[Any]) -> None:
-        self._manifest = wire_pb2.ModelBegin()
-        self._manifest.manifest.extend(wire_pb2.TensorDesc(name=e.name, dtype=e.dtype, shape=e.shape) for e in entries)
+        self.manifest = wire_pb2.ModelBegin()
+        self.manifest.manifest.extend(wire_pb2.TensorDesc(name=e.name, dtype=e.dtype, shape=e.shape) for e in entries)
         self.names = [plain_name(e.name) for e in entries]
         self.total = sum(map(entry_bytes, entries))
-        # Buffers whose bytes are still being sent are kept apart by a weak reference to their array.
-        self._pool: list[tuple[torch.Tensor, list[torch.Tensor], weakref.ref[Any]]] = []
+        self._pool: list[_Buffer] = []
 
-    def begin(self, kind: int, run: int, version: int, step: int) -> Any:
-        begin = model_begin(kind, run, version, step, self.total)
-        begin.MergeFrom(self._manifest)
-        return begin
-
-    def copy(self, tensors: Sequence[torch.Tensor]) -> Bytes:
-        """The entries' bytes, back to back."""
-        free = next(((flat, views) for flat, views, user in self._pool if user() is None), None)
-        device = next((t.device for t in tensors if t.is_cuda), None)
-        flat, views = free or self._new(pinned=device is not None)
+    def copy(self, tensors: Sequence[torch.Tensor], device: torch.device) -> Bytes:
+        """The entries' bytes, back to back. `device`: the first of theirs that is not the CPU, if there is one."""
+        buffer = next((b for b in self._pool if b.user() is None), None) or self._new(device)
         if tensors:
             with torch.no_grad():
-                # Into pinned memory all copies are queued at once: the thread waits once, not for each tensor.
-                torch._foreach_copy_(views, list(tensors), device is not None)
-            if device is not None:
-                torch.cuda.current_stream(device).synchronize()
-        array: Bytes = flat.numpy()
-        self._pool = [(f, v, weakref.ref(array) if f is flat else r) for f, v, r in self._pool]
+                buffer.fill(tensors, device)
+        array: Bytes = buffer.flat.numpy()
+        buffer.user = weakref.ref(array)
         return array
 
-    def make_ready(self, pinned: bool) -> None:
+    def make_ready(self, device: torch.device) -> None:
         """A second buffer: the newest one is kept for workers that join. The first touch of its pages takes longer than
         a copy."""
         while len(self._pool) < 2:
-            self._new(pinned)[0].zero_()
+            self._new(device).flat.zero_()
 
-    def _new(self, pinned: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        flat = torch.empty(self.total, dtype=torch.uint8, pin_memory=pinned)
-        views, at = [], 0
-        for desc in self._manifest.manifest:
-            size = entry_bytes(desc)
+    def _new(self, device: torch.device) -> _Buffer:
+        self._pool.append(_Buffer(self.manifest.manifest, self.total, pinned=device.type == "cuda"))
+        return self._pool[-1]
+
+
+class _Buffer:
+    """Memory of a part's entries. `user`: of the array that is sent from it; while that is alive it is not written."""
+
+    def __init__(self, entries: Sequence[Any], total: int, pinned: bool) -> None:
+        self.flat = torch.empty(total, dtype=torch.uint8, pin_memory=pinned)
+        self.user: weakref.ref[Any] = weakref.ref(_Gone())
+        self._views, self._runs = [], []
+        at = first = begin = 0
+        for i, desc in enumerate(entries):
+            at += entry_bytes(desc)
+            dtype = torch_dtype(desc)
             # The exporter orders the entries by item size, so every offset is aligned.
-            views.append(flat[at : at + size].view(torch_dtype(desc)).view(tuple(desc.shape)))
-            at += size
-        self._pool.append((flat, views, weakref.ref(_Gone())))
-        return flat, views
+            view = self.flat[at - entry_bytes(desc) : at].view(dtype).view(tuple(desc.shape))
+            self._views.append(view)
+            if i + 1 == len(entries) or torch_dtype(entries[i + 1]) is not dtype:
+                self._runs.append((slice(first, i + 1), self.flat[begin:at].view(dtype)))
+                first, begin = i + 1, at
+
+    def fill(self, tensors: Sequence[torch.Tensor], device: torch.device) -> None:
+        if device.type == "cpu" and all(map(torch.Tensor.is_contiguous, tensors)):
+            # One call for each type of entry: faster than a copy for each of them, and the GIL is given away once.
+            for entries, out in self._runs:
+                torch.cat([t.view(-1) for t in tensors[entries]], out=out)
+            return
+        # Into pinned memory all copies are queued at once: the thread waits once, not for each tensor.
+        torch._foreach_copy_(self._views, list(tensors), device.type == "cuda")
+        if device.type == "cuda":
+            torch.cuda.current_stream(device).synchronize()
 
 
 class _Gone:
