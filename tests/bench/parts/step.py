@@ -38,7 +38,8 @@ APART = (
     ("mlp", 128, ALL), ("cnn", 128, ALL), ("transformer", 128, ALL),
     ("large-cnn", 128, ALL[3:]), ("large-transformer", 128, ALL[3:]),
 )  # fmt: skip
-CLIENT_THREADS = ("siftd-loader", "siftd-trainer")
+COMPILED_THREADS = ("siftd-link",)
+PYTHON_THREADS = ("siftd-feed", "siftd-loader", "siftd-trainer", "siftd-publish", "siftd-ring")  # take the GIL
 
 
 def run(options: Options) -> Result:
@@ -133,14 +134,15 @@ def _figures_of(arm: Arm, what: str, without: list[Round], against: str) -> list
         over("loop, waits included", lambda r: r.loop, goal=goal if arm.fixed_cost else None),
         over("CPU of a step", lambda r: r.cpu),
         _each(f"{what}: wait per step", rounds, lambda r: 1e3 * statistics.fmean(r.next), "ms"),
-        _each(f"{what}: CPU of the client's thread per step", rounds, _client_us, "us"),
+        _each(f"{what}: CPU of the client's threads in Python per step", rounds, _us(PYTHON_THREADS), "us"),
+        _each(f"{what}: CPU of its compiled thread per step", rounds, _us(COMPILED_THREADS), "us"),
         _each(f"{what}: trainer's thread held up per step", rounds, lambda r: 1e6 * r.held_up, "us"),
         _each(f"{what}: trainer's thread waits per step", rounds, lambda r: r.blocked, "times"),
     ]
 
 
-def _client_us(r: Round) -> float:
-    return 1e6 * sum(r.others.get(name, 0.0) for name in CLIENT_THREADS)
+def _us(threads: tuple[str, ...]) -> Callable[[Round], float]:
+    return lambda r: 1e6 * sum(r.others.get(name, 0.0) for name in threads)
 
 
 def _each(name: str, rounds: list[Round], figure: Callable[[Round], float], unit: str) -> Measure:
