@@ -5,7 +5,7 @@ import random
 
 import numpy as np
 
-from siftd._delivery.ledger import IntervalSet, Ledger
+from siftd._delivery.ledger import SETTLE_AT, IntervalSet, Ledger
 from siftd._select.recent_scores import RecentScores
 
 
@@ -23,18 +23,25 @@ def test_an_interval_set_is_a_set() -> None:
         assert IntervalSet(pairs).pairs() == pairs
 
 
+def mark(ledger: Ledger, ordinal: int) -> int:
+    """The rows newly trained."""
+    before = ledger.rows
+    ledger.mark_trained(ordinal)
+    return ledger.rows - before
+
+
 def test_a_key_is_trained_when_its_last_row_is() -> None:
     ledger = Ledger()
     ledger.decided((0, 0), 5)
     ledger.decided((0, 1), 0)  # none was kept: nothing of it will be trained
     ledger.handed_out(1, [(0, 0, 4)])
     ledger.handed_out(2, [(0, 0, 1)])
-    assert ledger.mark_trained(1) == 4
+    assert mark(ledger, 1) == 4
     assert (0 in ledger.trained[0], 1 in ledger.trained[0]) == (False, True)
     assert ledger.untrained_of((0, 0)) == 1
-    assert ledger.mark_trained(2) == 1
+    assert mark(ledger, 2) == 1
     assert 0 in ledger.trained[0]
-    assert ledger.mark_trained(2) == 0, "an ordinal counts once"
+    assert mark(ledger, 2) == 0, "an ordinal counts once"
 
 
 def test_marking_an_ordinal_marks_all_before() -> None:
@@ -42,8 +49,19 @@ def test_marking_an_ordinal_marks_all_before() -> None:
     for seq in range(3):
         ledger.decided((0, seq), 2)
         ledger.handed_out(seq + 1, [(0, seq, 2)])
-    assert ledger.mark_trained(2) == 4
+    assert mark(ledger, 2) == 4
     assert ledger.trained[0].pairs() == [[0, 2]]
+
+
+def test_what_nobody_asks_for_is_worked_out_all_the_same() -> None:
+    """A run that never saves a state holds no more than a few batches' keys."""
+    ledger = Ledger()
+    for seq in range(1000):
+        ledger.post((0, seq), 2)
+        ledger.handed_out(seq + 1, [(0, seq, 2)])
+        ledger.mark_trained(seq + 1)
+    assert len(ledger._handed) <= SETTLE_AT
+    assert ledger.rows == 2000
 
 
 def test_a_closed_pass_is_forgotten() -> None:
@@ -51,7 +69,7 @@ def test_a_closed_pass_is_forgotten() -> None:
     ledger.decided((0, 0), 2)
     ledger.handed_out(1, [(0, 0, 2)])
     ledger.close_pass(0)
-    assert ledger.mark_trained(1) == 0
+    assert mark(ledger, 1) == 0
     assert ledger.trained == {}
 
 

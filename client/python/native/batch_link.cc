@@ -219,11 +219,12 @@ Status BatchLink::Restore(Selected rows) {
   return impl_->maker.Restore(std::move(rows));
 }
 
-void BatchLink::SetStep(std::uint64_t step) { impl_->step = step; }
-
-Taken BatchLink::Take() {
-  Taken taken = impl_->door.Take();
-  if (taken.item) impl_->io.Wake();  // there is room for one more
+Taken BatchLink::Take(std::uint64_t step) {
+  impl_->step = step;
+  std::size_t left = 0;
+  Taken taken = impl_->door.Take(&left);
+  // To wake it costs the loop a system call; with some batches left it comes in time by itself.
+  if (taken.item && 2 * left < impl_->options.prefetch) impl_->io.Wake();
   return taken;
 }
 

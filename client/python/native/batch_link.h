@@ -2,8 +2,8 @@
 // BatchLink: a drop-in's whole background without Python's interpreter lock: candidates in, batches
 // of kept rows out. LoaderCore, BatchMaker and StarveBreaker on one I/O thread, over sockets.
 // Offer, End: the thread that loads candidates. Begin, Take, Wait, Cancel, Restore, Untaken and the
-// figures: the training loop's. SetStep: any. Offer and Wait block, each with a deadline; so does Stop,
-// until the thread has ended.
+// figures: the training loop's. Offer and Wait block, each with a deadline; so does Stop, until the
+// thread has ended.
 #pragma once
 
 #include <cstdint>
@@ -53,9 +53,9 @@ class BatchLink {
   // Gives the pass in progress up, and everything that was not taken.
   void Cancel();
   Status Restore(Selected rows);
-  void SetStep(std::uint64_t step);
 
-  Taken Take();
+  // `step`: optimizer steps done; heartbeats and candidates carry it.
+  Taken Take(std::uint64_t step);
   // Until there is an item to take.
   void Wait(Duration timeout);
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
@@ -11,15 +12,43 @@ namespace py = pybind11;
 namespace siftd {
 namespace {
 
-// Of each span of a batch's rows.
+// (rows, epoch, model version, model step, unsifted) of each span of a batch's rows.
 py::list Spans(const TrainBatch& batch) {
   py::list spans(batch.spans.size());
   for (std::size_t i = 0; i < batch.spans.size(); ++i) {
     const RowSpan& s = batch.spans[i];
-    spans[i] = py::make_tuple(s.key.pass, s.key.seq, s.rows, s.epoch, s.model_version, s.model_step,
-                              s.outcome != Outcome::kDecided, s.key.loader);
+    spans[i] = py::make_tuple(s.rows, s.epoch, s.model_version, s.model_step,
+                              s.outcome != Outcome::kDecided);
   }
   return spans;
+}
+
+// (pass, seq, rows) of each span; in a stream the pass is (loader, pass).
+py::list Keys(const TrainBatch& batch, bool stream) {
+  py::list keys(batch.spans.size());
+  for (std::size_t i = 0; i < batch.spans.size(); ++i) {
+    const RowSpan& s = batch.spans[i];
+    py::object pass = py::int_(s.key.pass);
+    if (stream) pass = py::make_tuple(s.key.loader, s.key.pass);
+    keys[i] = py::make_tuple(std::move(pass), s.key.seq, s.rows);
+  }
+  return keys;
+}
+
+// Mean and most of the trainer steps since the models that scored the rows; 0 where none did.
+py::tuple Age(const TrainBatch& batch, std::uint64_t step) {
+  std::uint64_t rows = 0;
+  std::uint64_t total = 0;
+  std::uint64_t most = 0;
+  for (const RowSpan& s : batch.spans) {
+    if (s.model_version == 0) continue;
+    const std::uint64_t age = step > s.model_step ? step - s.model_step : 0;
+    rows += s.rows;
+    total += age * s.rows;
+    most = std::max(most, age);
+  }
+  return py::make_tuple(rows == 0 ? 0.0 : static_cast<double>(total) / static_cast<double>(rows),
+                        most);
 }
 
 py::list Arrays(const TrainBatch& batch) {
@@ -102,8 +131,9 @@ void BindBatch(py::module_& m) {
   });
   // In the order of `names`; the batch's own memory.
   c.def("arrays", &Arrays);
-  // (pass, seq, rows, epoch, model version, model step, unsifted, loader) of each span of rows.
   c.def("spans", &Spans);
+  c.def("keys", &Keys, py::arg("stream"));
+  c.def("age", &Age, py::arg("step"));
   const auto view = [&c](const char* name, auto member) {
     c.def_property_readonly(name, [member](py::object self) {
       return View(self.cast<const TrainBatch&>().*member, self);

@@ -78,12 +78,7 @@ class PyBatchLink {
     Check(link_.Restore(std::move(rows)));
   }
 
-  void SetStep(std::uint64_t step) {
-    const py::gil_scoped_release unlocked;
-    link_.SetStep(step);
-  }
-
-  py::tuple Take() { return ToPython(link_.Take()); }
+  py::tuple Take(std::uint64_t step) { return ToPython(link_.Take(step)); }
 
   void Wait(double seconds) {
     const py::gil_scoped_release unlocked;
@@ -153,8 +148,7 @@ void BindBatchLink(py::module_& m) {
       .def("end", &L::End, py::arg("number"), py::arg("flush"))
       .def("cancel", &L::Cancel)
       .def("restore", &L::Restore)
-      .def("set_step", &L::SetStep)
-      .def("take", &L::Take)
+      .def("take", &L::Take, py::arg("step"))
       .def("wait", &L::Wait, py::arg("seconds"))
       .def("untaken", &L::Untaken)
       .def("history", &L::History)

@@ -38,17 +38,15 @@ class PyStreamLink {
     Check(link_.Restore(std::move(rows)));
   }
 
-  py::tuple Take() {
+  py::tuple Take(std::uint64_t step) {
     lent_.LetGo();
-    return ToPython(link_.Take());
+    return ToPython(link_.Take(step));
   }
 
   void Wait(double seconds) {
     const py::gil_scoped_release unlocked;
     link_.Wait(FromSeconds(seconds));
   }
-
-  void SetStep(std::uint64_t step) { link_.SetStep(step); }
 
   // (posts, next pass by loader, untaken batches)
   py::tuple Position() {
@@ -113,9 +111,8 @@ void BindStreamLink(py::module_& m) {
       .def("start", &L::Start)
       .def("stop", &L::Stop, py::arg("goodbye") = true)
       .def("restore", &L::Restore)
-      .def("take", &L::Take)
+      .def("take", &L::Take, py::arg("step"))
       .def("wait", &L::Wait, py::arg("seconds"))
-      .def("set_step", &L::SetStep)
       .def("position", &L::Position)
       .def("finish", &L::Finish, py::arg("linger"))
       .def("figures", &L::Figures)

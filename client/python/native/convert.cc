@@ -42,27 +42,28 @@ std::vector<Tensor> ToTensors(const py::sequence& named, LentBuffers& lent) {
 
 namespace {
 
-const char* NumpyName(DType dtype) {
+// NumPy's numbers of its types (NPY_TYPES), on the LP64 hosts that siftd runs on.
+int NumpyType(DType dtype) {
   switch (dtype) {
     case DType::kBool:
-      return "bool";
-    case DType::kUInt8:
-      return "uint8";
+      return 0;
     case DType::kInt8:
-      return "int8";
+      return 1;
+    case DType::kUInt8:
+      return 2;
     case DType::kInt16:
     case DType::kBFloat16:
-      return "int16";
+      return 3;
     case DType::kInt32:
-      return "int32";
+      return 5;
     case DType::kInt64:
-      return "int64";
+      return 7;
     case DType::kFloat16:
-      return "float16";
+      return 23;
     case DType::kFloat64:
-      return "float64";
+      return 12;
     default:
-      return "float32";
+      return 11;
   }
 }
 
@@ -71,7 +72,7 @@ const char* NumpyName(DType dtype) {
 py::array ToArray(const Tensor& tensor) {
   const py::capsule owner(new Frame(tensor.bytes),
                           [](void* frame) { delete static_cast<Frame*>(frame); });
-  return py::array(py::dtype(NumpyName(tensor.dtype)), tensor.shape, tensor.bytes.data(), owner);
+  return py::array(py::dtype(NumpyType(tensor.dtype)), tensor.shape, tensor.bytes.data(), owner);
 }
 
 }  // namespace siftd

@@ -41,8 +41,9 @@ struct Door {
   std::vector<std::string> warnings;
   std::string error;
 
-  // The training loop's side. The I/O thread is to be woken where there is an item.
-  Taken Take() {
+  // The training loop's side. `left`: items ready after this one; the I/O thread is to be woken for
+  // more.
+  Taken Take(std::size_t* left) {
     const std::lock_guard lock(mu);
     Taken taken;
     taken.posts = std::exchange(posts, {});
@@ -54,6 +55,7 @@ struct Door {
       taken.item = std::move(ready.front());
       ready.pop_front();
     }
+    *left = ready.size();
     return taken;
   }
 

@@ -140,15 +140,16 @@ void StreamLink::Stop(bool goodbye) {
   impl_->io.Stop();
 }
 
-Taken StreamLink::Take() {
-  Taken taken = impl_->door.Take();
-  if (taken.item) impl_->io.Wake();  // there is room for one more
+Taken StreamLink::Take(std::uint64_t step) {
+  impl_->step = step;
+  std::size_t left = 0;
+  Taken taken = impl_->door.Take(&left);
+  // To wake it costs the loop a system call; with some batches left it comes in time by itself.
+  if (taken.item && 2 * left < impl_->options.prefetch) impl_->io.Wake();
   return taken;
 }
 
 void StreamLink::Wait(Duration timeout) { impl_->door.Wait(timeout); }
-void StreamLink::SetStep(std::uint64_t step) { impl_->step = step; }
-
 StreamLink::Position StreamLink::TakePosition() {
   Impl& m = *impl_;
   const std::scoped_lock lock(m.rows_mu, m.mu);

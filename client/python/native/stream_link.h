@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // StreamLink: a trainer rank's stream of batches for Python, without the interpreter lock:
 // TrainerCore and Assembler on an I/O thread. What is trained is counted in Python, from the posts
-// and spans that come with batches. All calls: the training loop's thread; SetStep and the figures:
-// any. Wait and Finish block, each with a deadline; so does Stop, until the thread has ended.
+// and spans that come with batches. All calls: the training loop's thread; the figures: any. Wait
+// and Finish block, each with a deadline; so does Stop, until the thread has ended.
 #pragma once
 
 #include <cstdint>
@@ -46,10 +46,10 @@ class StreamLink {
   // Says Goodbye (the run goes on, but for Finish), unless told not to, and ends the thread.
   void Stop(bool goodbye = true);
 
-  Taken Take();
+  // `step`: optimizer steps done; heartbeats and candidates carry it.
+  Taken Take(std::uint64_t step);
   // Until there is an item to take.
   void Wait(Duration timeout);
-  void SetStep(std::uint64_t step);
 
   // What a state is made of, at one moment.
   struct Position {

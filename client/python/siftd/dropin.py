@@ -456,7 +456,7 @@ class SiftingDataLoader(Sifted):
         engine = self._engine
         with engine.lock:
             if self.last_batch_info is not None and not self._claims:
-                engine.stats.trained += engine.ledger.mark_trained(self.last_batch_info.ordinal)
+                engine.ledger.mark_trained(self.last_batch_info.ordinal)
             now, about = self._passes.saved(ended_is_open=len(engine.handed) > 0)
             state |= about
             if now is not None:

@@ -55,6 +55,16 @@ class BatchInfo:
         self.__dict__[name] = made
         return made
 
+    def age(self, step: int) -> tuple[float, int]:
+        """Mean and most of the trainer steps since the models that scored its rows; 0 where none did."""
+        rows = total = most = 0
+        for span in self.spans:
+            if span.model_version > 0:
+                age = max(0, step - span.model_step)
+                n = span.end - span.begin
+                rows, total, most = rows + n, total + n * age, max(most, age)
+        return (total / rows, most) if rows else (0.0, 0)
+
     def handed_out(self, ordinal: int, step: int | None) -> None:
         """`step`: of the trainer; None: it was taken back."""
         self.ordinal, self._step = ordinal, step

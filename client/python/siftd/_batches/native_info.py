@@ -15,17 +15,51 @@ from siftd._wire.tensor import pack
 from siftd.v1 import artifact_pb2
 
 
-def info_of(batch: Any, stream: bool = False) -> BatchInfo:
-    """`stream`: keys name their loader, too."""
-    spans: list[NativeSpan] = []
-    keys: list[tuple[Any, int, int]] = []
-    at = 0
-    for of in batch.spans():
-        number, seq, rows, *known, loader = of
-        spans.append(NativeSpan(batch, at, at + rows, *known))
-        keys.append(((loader, number) if stream else number, seq, rows))
-        at += rows
-    return BatchInfo(spans, keys)
+class NativeInfo(BatchInfo):
+    """What is known of a batch of the compiled client. Spans are made when they are first asked for."""
+
+    def __init__(self, batch: Any, stream: bool = False) -> None:
+        self._batch, self.keys = batch, batch.keys(stream)
+        self.ordinal = 0
+        self._step: int | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if "_batch" not in self.__dict__:
+            raise AttributeError(name)
+        if name != "spans":
+            _ = self.spans  # what the arrays are made of
+            return super().__getattr__(name)
+        spans: list[NativeSpan] = []
+        at = 0
+        for rows, *known in self._batch.spans():
+            spans.append(NativeSpan(self._batch, at, at + rows, *known))
+            at += rows
+        self.__dict__["spans"] = spans
+        return spans
+
+    def age(self, step: int) -> tuple[float, int]:
+        mean, most = self._batch.age(step)
+        return mean, most
+
+
+class Layout:
+    """The structure of a loader's batches, which hold nothing but tensors."""
+
+    def __init__(self, spec: Any = None) -> None:
+        """`spec`: of the user's batches; None: as their fields' names tell."""
+        self._spec = spec
+        self._fields: tuple[tuple[str, int], ...] = ()
+
+    def flat(self, batch: Any) -> structure.Flat:
+        """Tensors over the batch's own memory."""
+        if not self._fields:  # the same in all batches
+            self._fields = tuple(zip(batch.names, batch.dtypes, strict=True))
+            self._spec = self._spec or structure.spec_of(batch.names)
+        tensors = {}
+        for (name, dtype), array in zip(self._fields, batch.arrays(), strict=True):
+            tensor = torch.from_numpy(array)
+            tensors[name] = tensor.view(torch.bfloat16) if dtype == artifact_pb2.DTYPE_BFLOAT16 else tensor
+        return structure.Flat(self._spec, batch.rows, tensors, {}, {})
 
 
 def known_of(piece: Piece) -> tuple[int, Any, dict[str, Any]]:
@@ -41,12 +75,3 @@ def fields_of(piece: Piece) -> list[tuple[str, int, tuple[int, ...], Any]]:
     """Name, the wire's type, shape and memory of each tensor."""
     tensors, payload = pack(piece.flat.tensors)
     return [(t.name, t.dtype, tuple(t.shape), p) for t, p in zip(tensors, payload, strict=True)]
-
-
-def flat_of(batch: Any, spec: Any) -> structure.Flat:
-    """`spec`: of the user's batches, which hold nothing but tensors."""
-    tensors = {}
-    for name, dtype, array in zip(batch.names, batch.dtypes, batch.arrays(), strict=True):
-        tensor = torch.from_numpy(array)
-        tensors[name] = tensor.view(torch.bfloat16) if dtype == artifact_pb2.DTYPE_BFLOAT16 else tensor
-    return structure.Flat(spec, batch.rows, tensors, {}, {})

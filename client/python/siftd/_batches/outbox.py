@@ -69,6 +69,7 @@ class Outbox:
 
     def sync(self) -> None:
         """Brings `stats` up to date. REQUIRES: lock held"""
+        self.stats.trained = self.ledger.rows
 
     def hand_out(self, item: Ready) -> None:
         """`item`, a batch, goes to the training loop."""
@@ -80,18 +81,13 @@ class Outbox:
         self.ledger.handed_out(s.batches, info.keys)
         if self.assembler.keep_parts:
             self.handed.add(item)
-        rows = total = most = 0
-        for span in info.spans:
-            if span.model_version > 0:
-                age = max(0, self.steps - span.model_step)
-                n = span.end - span.begin
-                rows, total, most = rows + n, total + n * age, max(most, age)
-        if rows:
-            s.staleness_sum += total / rows
-            s.staleness_max = max(s.staleness_max, most)
+        age, most = info.age(self.steps)
+        s.staleness_sum += age
+        if most > s.staleness_max:
+            s.staleness_max = most
 
     def mark_trained(self, ordinal: int) -> None:
-        self.stats.trained += self.ledger.mark_trained(ordinal)
+        self.ledger.mark_trained(ordinal)
         self.handed.mark_trained(ordinal)
 
     def take_back(self, ordinal: int) -> None:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import bisect
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
+
+SETTLE_AT = 64  # batches handed out and not worked out yet
 
 Key = tuple[Any, int]  # (pass, seq); in stream mode the pass is (loader, pass)
 
@@ -50,29 +53,46 @@ class IntervalSet:
 
 
 class Ledger:
-    """One thread, the training loop's, makes all calls but `post`."""
+    """One thread, the training loop's, makes all calls but `post`.
+
+    A step marks a number; what follows from it is worked out when somebody asks, for many steps at once.
+    """
 
     def __init__(self) -> None:
         self._posted: deque[tuple[Key, int]] = deque()
         self._trained: dict[Any, IntervalSet] = {}
         self._left: dict[Key, int] = {}  # kept rows of a key that are not trained
-        self._handed: deque[tuple[int, list[tuple[Any, int, int]]]] = deque()  # ordinal, keys
-        self.rows = 0  # trained
+        self._handed: deque[tuple[int, Sequence[tuple[Any, int, int]]]] = deque()  # ordinal, keys
+        self._rows = 0  # trained
         self.marked = 0  # newest ordinal marked
         self._boundary: Key | None = None  # last key of the newest batch marked
 
     def post(self, key: Key, kept: int) -> None:
-        """`decided`, from any thread: it comes into force before the next call. No lock is taken."""
+        """`decided`, from any thread: it comes into force before the next question. No lock is taken."""
         self._posted.append((key, kept))
 
-    def _take_post(self) -> None:
+    def _settle(self) -> None:
         while self._posted:
             self.decided(*self._posted.popleft())
+        while self._handed and self._handed[0][0] <= self.marked:
+            for number, seq, rows in self._handed.popleft()[1]:
+                self._rows += rows
+                key = self._boundary = (number, seq)
+                self._left[key] -= rows
+                if self._left[key] == 0:
+                    del self._left[key]
+                    self._mark(key)
+
+    @property
+    def rows(self) -> int:
+        """Trained."""
+        self._settle()
+        return self._rows
 
     @property
     def trained(self) -> dict[Any, IntervalSet]:
         """By pass."""
-        self._take_post()
+        self._settle()
         return self._trained
 
     def decided(self, key: Key, kept: int) -> None:
@@ -81,23 +101,15 @@ class Ledger:
         else:
             self._left[key] = kept
 
-    def handed_out(self, ordinal: int, keys: list[tuple[Any, int, int]]) -> None:
+    def handed_out(self, ordinal: int, keys: Sequence[tuple[Any, int, int]]) -> None:
         self._handed.append((ordinal, keys))
 
-    def mark_trained(self, ordinal: int) -> int:
-        """All batches up to `ordinal`; the rows newly trained."""
-        self._take_post()
-        before = self.rows
-        self.marked = max(self.marked, ordinal)
-        while self._handed and self._handed[0][0] <= ordinal:
-            for number, seq, rows in self._handed.popleft()[1]:
-                self.rows += rows
-                key = self._boundary = (number, seq)
-                self._left[key] -= rows
-                if self._left[key] == 0:
-                    del self._left[key]
-                    self._mark(key)
-        return self.rows - before
+    def mark_trained(self, ordinal: int) -> None:
+        """All batches up to `ordinal`."""
+        if ordinal > self.marked:
+            self.marked = ordinal
+        if len(self._handed) > SETTLE_AT:
+            self._settle()
 
     def take_back(self, ordinal: int) -> None:
         """The newest batches, from `ordinal` on, were not trained and will be handed out again."""
@@ -106,7 +118,7 @@ class Ledger:
 
     def half_trained(self) -> Key | None:
         """The one key of which some rows are trained and some are not: rows are handed out first in, first out."""
-        self._take_post()
+        self._settle()
         return self._boundary if self._boundary is not None and self._left.get(self._boundary, 0) > 0 else None
 
     def resume_half(self, key: Key, rows: int) -> None:
@@ -119,12 +131,12 @@ class Ledger:
 
     def untrained_of(self, key: Key) -> int:
         """Kept rows of `key` that are not trained."""
-        self._take_post()
+        self._settle()
         return self._left.get(key, 0)
 
     def close_pass(self, number: Any) -> None:
         """The pass is over, or given up: nothing of it is remembered."""
-        self._take_post()
+        self._settle()
         self._trained.pop(number, None)
         for key in [k for k in self._left if k[0] == number]:
             del self._left[key]

@@ -17,7 +17,7 @@ import torch
 from siftd._batches import structure
 from siftd._batches.assembler import own_copy
 from siftd._batches.handed import Ready
-from siftd._batches.native_info import fields_of, flat_of, info_of, known_of
+from siftd._batches.native_info import Layout, NativeInfo, fields_of, known_of
 from siftd._batches.outbox import Outbox
 from siftd._batches.piece import Piece
 from siftd._batches.source import Candidate
@@ -53,6 +53,7 @@ class NativeEngine(Outbox):
         """Raises ConfigError for an endpoint that is none."""
         super().__init__(options.batch_size, {})
         self._spec, self._names = example.spec, list(example.tensors)
+        self._layout = Layout(example.spec)
         self._one = own_copy(example.slice(0, 1))  # its row's shapes are those of all
         self._row_shapes = {name: tuple(t.shape[1:]) for name, t in example.tensors.items()}
         self._scored = [self._names.index(name) for name in options.fields if name in self._names]
@@ -111,7 +112,7 @@ class NativeEngine(Outbox):
             if item.flat is not None and item.info is not None:
                 parts.add_batch(item.flat, item.info, wanted)
         for batch in self.link.untaken():
-            parts.add_batch(flat_of(batch, self._spec), info_of(batch), wanted)
+            parts.add_batch(self._layout.flat(batch), NativeInfo(batch), wanted)
         return parts.saved(pad)
 
     # ------------------------------------------------------------ batches
@@ -126,7 +127,7 @@ class NativeEngine(Outbox):
         return item
 
     def _from_link(self) -> Ready | None:
-        batch, ended, posts, lines, warnings, error = self.link.take()
+        batch, ended, posts, lines, warnings, error = self.link.take(self.steps)
         for _, number, seq, kept in posts:
             self.ledger.post((number, seq), kept)
         for line in lines:
@@ -134,7 +135,7 @@ class NativeEngine(Outbox):
         for line in warnings:
             log.warning("%s", line)
         if batch is not None:
-            return Ready(flat_of(batch, self._spec), info_of(batch))
+            return Ready(self._layout.flat(batch), NativeInfo(batch))
         if ended >= 0:
             return Ready(None, end_of=ended, error=self._errors.pop(ended, None))
         if error:
@@ -146,10 +147,6 @@ class NativeEngine(Outbox):
         """Until there may be something to take."""
         if not self.ready:
             self.link.wait(seconds)
-
-    def step_to(self, steps: int) -> None:
-        super().step_to(steps)
-        self.link.set_step(steps)
 
     # ------------------------------------------------------------ the thread that loads
     def fields(self, flat: structure.Flat) -> list[tuple[str, int, tuple[int, ...], Any]]:
@@ -188,6 +185,7 @@ class NativeEngine(Outbox):
 
     # ------------------------------------------------------------ what it tells
     def sync(self) -> None:
+        super().sync()
         for name, value in self.link.figures().items():
             setattr(self.stats, name, value)
         self.stats.cancelled += self._cancelled

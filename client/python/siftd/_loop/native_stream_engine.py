@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from siftd._batches import structure
 from siftd._batches.assembler import own_copy
 from siftd._batches.handed import Ready
-from siftd._batches.native_info import fields_of, flat_of, info_of, known_of
+from siftd._batches.native_info import Layout, NativeInfo, fields_of, known_of
 from siftd._batches.outbox import Outbox
 from siftd._batches.state import PieceParts, load_piece
 from siftd._delivery.ledger import IntervalSet
@@ -40,6 +39,7 @@ class NativeStreamEngine(Outbox):
         """`state`: what `position` gave. Raises ConfigError for an endpoint that is none."""
         super().__init__(options.batch_size, {})
         self.next_pass: dict[int, int] = {}  # by loader; restored
+        self._layout = Layout()
         trained, half = self._restored(state)
         self.link = native().StreamLink(
             list(endpoints),
@@ -92,14 +92,14 @@ class NativeStreamEngine(Outbox):
         return item
 
     def _from_link(self) -> Ready | None:
-        batch, ended, posts, lines, warnings, error = self.link.take()
+        batch, ended, posts, lines, warnings, error = self.link.take(self.steps)
         self._post(posts)
         for line in lines:
             log.info("%s", line)
         for line in warnings:
             log.warning("%s", line)
         if batch is not None:
-            return Ready(flat_of(batch, structure.spec_of(batch.names)), info_of(batch, stream=True))
+            return Ready(self._layout.flat(batch), NativeInfo(batch, stream=True))
         if ended >= 0:
             return Ready(None, end_of=ended)
         return Ready(None, error=StructureError(error)) if error else None
@@ -113,16 +113,12 @@ class NativeStreamEngine(Outbox):
         if not self.ready:
             self.link.wait(seconds)
 
-    def step_to(self, steps: int) -> None:
-        super().step_to(steps)
-        self.link.set_step(steps)
-
     # ------------------------------------------------------------ state
     def position(self) -> dict[str, Any]:
         """As StreamEngine's."""
         posts, decided, untaken = self.link.position()
         self._post(posts)
-        waiting = [info_of(batch, stream=True) for batch in untaken]
+        waiting = [NativeInfo(batch, stream=True) for batch in untaken]
         open_passes = {where for info in waiting for where, _, _ in info.keys}
         open_passes |= {where for r in self.ready if r.info is not None for where, _, _ in r.info.keys}
         open_passes |= set(self.handed.passes())
@@ -145,7 +141,7 @@ class NativeStreamEngine(Outbox):
                 if item.flat is not None and item.info is not None:
                     parts.add_batch(item.flat, item.info, wanted)
             for batch, info in zip(untaken, waiting, strict=True):
-                parts.add_batch(flat_of(batch, structure.spec_of(batch.names)), info, wanted)
+                parts.add_batch(self._layout.flat(batch), info, wanted)
         return {
             "next_pass": {str(k): v for k, v in next_pass.items()},
             "trained": trained,
@@ -155,6 +151,7 @@ class NativeStreamEngine(Outbox):
 
     # ------------------------------------------------------------ what it tells
     def sync(self) -> None:
+        super().sync()
         for name, value in self.link.figures().items():
             setattr(self.stats, name, value)
 
