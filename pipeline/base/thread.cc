@@ -2,6 +2,7 @@
 #include "pipeline/base/thread.h"
 
 #include <pthread.h>
+#include <sched.h>
 
 #include <utility>
 
@@ -12,5 +13,10 @@ Thread::Thread(const std::string& name, std::function<void()> body)
         pthread_setname_np(pthread_self(), name.c_str());
         body();
       }) {}
+
+void StepAside() {
+  const sched_param none{};
+  static_cast<void>(pthread_setschedparam(pthread_self(), SCHED_BATCH, &none));
+}
 
 }  // namespace siftd

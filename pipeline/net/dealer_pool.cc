@@ -2,6 +2,7 @@
 #include "pipeline/net/dealer_pool.h"
 
 #include <poll.h>
+#include <sched.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
@@ -26,6 +27,8 @@ constexpr int kLingerMs = 200;  // for Goodbyes; a peer that is gone costs its c
 struct DealerPool::Impl {
   explicit Impl(const DealerOptions& o) : options(o), epoll(epoll_create1(EPOLL_CLOEXEC)) {
     if (epoll < 0) throw std::system_error(errno, std::generic_category(), "epoll_create1");
+    // As base/thread.h's StepAside, for libzmq's thread.
+    zmq_ctx_set(context.handle(), ZMQ_THREAD_SCHED_POLICY, SCHED_BATCH);
   }
   ~Impl() { close(epoll); }
   Impl(const Impl&) = delete;

@@ -85,6 +85,7 @@ class ClientIo {
   }
 
   void Run() {
+    StepAside();
     bool last = false;
     while (!last) {
       last = stopping_;

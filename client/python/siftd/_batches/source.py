@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sequent
 from torch.utils.data.distributed import DistributedSampler
 
 from siftd._batches import structure
+from siftd._net.threads import step_aside
 from siftd.errors import ConfigError, StateError
 
 AHEAD = 4  # candidates loaded before they are taken
@@ -280,6 +281,7 @@ class Feed:
 
     def _run(self) -> None:
         end = End(self._next_seq)
+        step_aside()
         try:
             for candidate in self._candidates:
                 if not self._put(candidate):

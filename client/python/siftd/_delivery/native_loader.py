@@ -19,6 +19,7 @@ import numpy as np
 from siftd._delivery.loader_core import Key, Lease, LoaderCore, LoaderOptions, Verdicted
 from siftd._delivery.score_cache import ScoreCache
 from siftd._delivery.trainer_core import TrainerCore, TrainerOptions
+from siftd._net.threads import step_aside
 from siftd._net.transport import QUIET_MOST, resolve
 from siftd._wire import codec
 
@@ -192,6 +193,7 @@ class NativeIo:
     def _run(self) -> None:
         link, core = self._core.link, self._core
         quiet: bool | None = False
+        step_aside()
         try:
             while not self._stopping:
                 link.wait(QUIET_MOST if quiet else WAIT_MOST, bool(quiet))

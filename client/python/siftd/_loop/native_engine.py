@@ -26,6 +26,7 @@ from siftd._delivery.ledger import IntervalSet
 from siftd._delivery.loader_core import LoaderOptions
 from siftd._delivery.native_loader import hello_frames, native
 from siftd._loop.engine import EngineOptions
+from siftd._net.threads import step_aside
 from siftd._wire.tensor import dtype_number
 from siftd.errors import StructureError
 
@@ -227,6 +228,7 @@ class _Feed:
 
     def _run(self) -> None:
         error: BaseException | None = None
+        step_aside()
         try:
             for candidate in self._candidates:
                 if self._closed or not self._engine.offer(self._number, self._epoch, candidate):

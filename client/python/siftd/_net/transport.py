@@ -7,6 +7,7 @@ messages, for `wake()` from other threads and for ticks; nothing else ever touch
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import random
@@ -20,6 +21,7 @@ from typing import Any, Protocol
 
 import zmq
 
+from siftd._net.threads import step_aside
 from siftd._wire import codec
 from siftd.errors import ConfigError
 
@@ -134,7 +136,10 @@ class IoThread:
 
     def _run(self) -> None:
         try:
+            step_aside()
             self._context = zmq.Context(1)
+            with contextlib.suppress(AttributeError):
+                self._context.set(zmq.THREAD_SCHED_POLICY, os.SCHED_BATCH)
             self._poller.register(self._wake_fd, zmq.POLLIN)
             while not self._stopping:
                 self._once()
