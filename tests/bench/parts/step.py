@@ -78,10 +78,10 @@ def _measure(kind: str, rows: int, which: tuple[str, ...], options: Options) -> 
     with contextlib.ExitStack() as stack:
         loop = Loop(make_model(kind).to(devices.trainer))
         arms = make_arms(stack, kind, rows, loop, which, devices.worker)
+        for arm in arms.values():  # outside of the binding, which the client's threads would inherit
+            arm.run(loop, 3 * WARM, WARM)
+            arm.rounds.clear()
         with bound():
-            for arm in arms.values():
-                arm.run(loop, 3 * WARM, WARM)
-                arm.rounds.clear()
             step = _settle(arms["plain"], loop)
             steps = int(min(max(seconds / step, STEPS[0]), STEPS[1]))
             interleaved({n: _round(arm, loop, steps) for n, arm in arms.items()}, rounds)
