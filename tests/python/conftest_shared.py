@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from siftd._delivery.native_loader import available
 from support import Worker, binary
 
 
@@ -23,6 +24,16 @@ def the_binary(monkeypatch: pytest.MonkeyPatch) -> None:
     """Local workers of the tests are the binary that was built."""
     with contextlib.suppress(AssertionError):  # pure tests run without it; the others fail by its name
         monkeypatch.setenv("SIFTD_BIN", binary())
+
+
+@pytest.fixture(params=["compiled", "in Python"])
+def either_client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Which of the two implementations of the client's background the test runs."""
+    if request.param == "compiled":
+        assert available(), "siftd._native is not built, or SIFTD_NATIVE=0 is set: run ./dev build"
+    else:
+        monkeypatch.setenv("SIFTD_NATIVE", "0")
+    return str(request.param)
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import siftd
 from support import ROOT, Rows, Worker, eager_losses, toy_model, wait_until
 
+pytestmark = pytest.mark.usefixtures("either_client")
+
 
 def sifting(rows: int, workers: list[Worker], **options: Any) -> siftd.SiftingDataLoader:
     options.setdefault("model", toy_model())

@@ -24,6 +24,8 @@ import torch
 import siftd
 from support import ROOT, Rows, Worker, toy_model, wait_until
 
+pytestmark = pytest.mark.usefixtures("either_client")
+
 TESTS = Path(__file__).resolve().parents[1]
 LOADERS = 2
 
