@@ -26,9 +26,9 @@ class Thread {
   std::thread thread_;
 };
 
-// From now on the calling thread, when it wakes up, waits for its core instead of taking it from the
-// thread that computes there (SCHED_BATCH); an idle core takes it over. For a client's threads in a
-// trainer's process. Never fails: where the system does not let it, nothing changes.
+// From now on the calling thread, when it wakes up, waits for its core instead of taking it from
+// the thread that computes there (SCHED_BATCH); an idle core takes it over. For a client's threads
+// in a trainer's process. Never fails: where the system does not let it, nothing changes.
 void StepAside();
 
 }  // namespace siftd

@@ -47,7 +47,7 @@ struct LoaderActions {
   std::vector<Send> sends;
   std::vector<Accepted> verdicts;  // kVerdicts: each key once
   std::vector<Duration> late;      // kVerdicts: ages of verdicts on leases that were given up
-  std::vector<BatchKey> settled;  // kSamples: keys whose lease ended
+  std::vector<BatchKey> settled;   // kSamples: keys whose lease ended
   std::vector<std::string> log;
 };
 

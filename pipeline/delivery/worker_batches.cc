@@ -256,8 +256,8 @@ void WorkerCore::Impl::PumpCredit(MonoTime now) {
     const std::uint64_t by_window =
         options.loader_window > batches ? options.loader_window - batches : 0;
     const std::uint64_t allowed = std::min(by_bytes, by_window);
-    // One Credit for a quarter of what the lane holds, not one for each batch that leaves it, unless
-    // the bytes run out before the batches do.
+    // One Credit for a quarter of what the lane holds, not one for each batch that leaves it,
+    // unless the bytes run out before the batches do.
     const std::uint64_t step = std::max<std::uint64_t>(1, (batches + allowed) / 4);
     const bool due =
         allowed >= s.in.outstanding() + step || s.in.outstanding_bytes() < s.batch_bytes;

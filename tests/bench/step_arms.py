@@ -13,7 +13,7 @@ from pool import pool
 from processes import Neighbour, feed, step_neighbour
 from programs import BUILD
 from step_loop import Loop, Round
-from step_models import Batches
+from step_models import Batches, Copied
 from threads import split_cores
 
 import siftd
@@ -78,6 +78,7 @@ def make_arms(
         beside = step_neighbour(kind, rows, worker, near)
         stack.callback(beside.close)
         arms["control"] = Arm("control", iter(Batches(kind, rows)), beside=beside)
+        arms["copied"] = Arm("copied", iter(Copied(kind, rows)))
     makers = {"drop-in": _drop_in, "stream": _stream}
     real = (os.environ.get("SIFTD_BIN", str(BUILD / "worker" / "siftd")), "worker", "--device", worker)
     for name, make in makers.items():

@@ -6,6 +6,8 @@ Widths give steps of about 2 to 30 ms on one core; those of the large ones on a 
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -103,3 +105,18 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         while True:
             yield from self.pool
+
+
+class Copied(Batches):
+    """The same, written to fresh memory by another thread, as whatever fills batches beside the loop does."""
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        ready: queue.Queue[tuple[Any, Any]] = queue.Queue(2)
+
+        def copy() -> None:
+            for x, y in super(Copied, self).__iter__():
+                ready.put((x.clone(), y.clone()))
+
+        threading.Thread(target=copy, name="bench-copies", daemon=True).start()
+        while True:
+            yield ready.get()

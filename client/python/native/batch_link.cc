@@ -63,10 +63,6 @@ struct BatchLink::Impl {
     for (const Duration age : actions.late) {
       if (breaker.Late(age)) door.Warn("siftd: the workers answer in time again: sifting goes on");
     }
-    if (!maker.rejection().empty() && !std::exchange(told_rejection, true)) {
-      door.Warn("siftd: a worker could not decide a batch, which is trained unsifted: " +
-           maker.rejection());
-    }
     Advance(Now());
     io.Wake();  // what is offered now is sent in the next turn
   }
@@ -75,14 +71,18 @@ struct BatchLink::Impl {
   void Advance(MonoTime now) {
     HandOn();
     TakeIn(now);
+    if (!maker.rejection().empty() && !std::exchange(told_rejection, true)) {
+      door.Warn("siftd: a worker could not decide a batch, which is trained unsifted: " +
+                maker.rejection());
+    }
     const bool starving = door.ready_items() == 0 && maker.undecided() > 0;
     if (breaker.Look(starving, now)) {
       ++breaker_opened;
       char seconds[32];
       std::snprintf(seconds, sizeof(seconds), "%.1f", Seconds(options.starve_timeout));
       door.Warn("siftd: no verdict for " + std::string(seconds) + " s, " +
-          std::to_string(core.connected()) +
-          " workers connected: batches go out unsifted until they answer again");
+                std::to_string(core.connected()) +
+                " workers connected: batches go out unsifted until they answer again");
     }
     while (breaker.open() && door.ready_items() < options.prefetch) {
       Status status;
@@ -111,9 +111,14 @@ struct BatchLink::Impl {
       door.waiting.pop_front();
       door.room.notify_one();
       lock.unlock();
+      const BatchKey key = loaded.all.key;
+      const auto rows = static_cast<std::uint32_t>(loaded.all.sample_id.size());
       maker.Admit(std::move(loaded.all));
+      const Status offered = core.Offer(std::move(loaded.scored), now);
       // A failure of all workers is in figures(): the candidate stays undecided.
-      static_cast<void>(core.Offer(std::move(loaded.scored), now));
+      if (offered.ok() || !core.failure().ok()) continue;
+      Check(maker.Decide(key, RejectedDecision(rows, ErrorCode::kInternal, offered.message()), 0));
+      HandOn();
     }
   }
 

@@ -5,7 +5,8 @@
 
 namespace siftd {
 
-BatchMaker::BatchMaker(const Options& options) : options_(options), history_(options.history_length) {
+BatchMaker::BatchMaker(const Options& options)
+    : options_(options), history_(options.history_length) {
   history_.Add(options.history);
   NewAssembler();
 }
@@ -57,7 +58,8 @@ Status BatchMaker::Take(Candidate candidate, Decision d) {
   selected.epoch = candidate.epoch;
   selected.sample_id.reserve(d.kept.size());
   for (const std::uint32_t row : d.kept) {
-    if (row >= rows) return InvalidArgument("a kept row's index is not below " + std::to_string(rows));
+    if (row >= rows)
+      return InvalidArgument("a kept row's index is not below " + std::to_string(rows));
     selected.sample_id.push_back(candidate.sample_id[row]);
   }
   selected.decision = std::move(d);

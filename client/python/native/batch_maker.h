@@ -46,7 +46,8 @@ class BatchMaker {
   // The verdict on an admitted candidate, which came after `seconds`. A key that is not there is
   // ignored. Error: its rows cannot stand in one batch with those before.
   Status Decide(const BatchKey& key, Decision decision, double seconds);
-  // The undecided candidate with the lowest key: all its rows pass unsifted. nullopt: there is none.
+  // The undecided candidate with the lowest key: all its rows pass unsifted. nullopt: there is
+  // none.
   std::optional<BatchKey> PassOldest(Status* status);
   // No candidate of the pass comes any more. `flush`: its remainder is not carried over.
   void End(std::uint64_t pass, bool flush);

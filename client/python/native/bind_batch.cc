@@ -51,9 +51,11 @@ py::tuple Age(const TrainBatch& batch, std::uint64_t step) {
                         most);
 }
 
-py::list Arrays(const TrainBatch& batch) {
+// They take the tensors' memory with them: what is known of the rows may live on alone.
+py::list TakeArrays(TrainBatch& batch) {
   py::list arrays(batch.tensors.size());
   for (std::size_t i = 0; i < batch.tensors.size(); ++i) arrays[i] = ToArray(batch.tensors[i]);
+  batch.tensors.clear();
   return arrays;
 }
 
@@ -129,8 +131,8 @@ void BindBatch(py::module_& m) {
     for (const Tensor& t : batch.tensors) dtypes.push_back(static_cast<int>(t.dtype));
     return dtypes;
   });
-  // In the order of `names`; the batch's own memory.
-  c.def("arrays", &Arrays);
+  // In the order of `names`; the batch's own memory. Once; names and dtypes are gone after it.
+  c.def("take_arrays", &TakeArrays);
   c.def("spans", &Spans);
   c.def("keys", &Keys, py::arg("stream"));
   c.def("age", &Age, py::arg("step"));

@@ -18,12 +18,14 @@ class PyBatchLink {
               std::uint32_t batch_size, std::uint32_t prefetch, bool carry,
               std::size_t history_length, std::vector<float> history, double starve_timeout)
       : hello_(ParseHello(hello)),
-        link_({std::move(endpoints), hello_,
+        link_({std::move(endpoints),
+               hello_,
                {.batch_size = batch_size,
                 .carry = carry,
                 .history_length = history_length,
                 .history = std::move(history)},
-               prefetch, FromSeconds(starve_timeout)}) {}
+               prefetch,
+               FromSeconds(starve_timeout)}) {}
 
   void Start() {
     const py::gil_scoped_release unlocked;

@@ -92,8 +92,9 @@ void BindDecision(py::module_& m) {
   c.def_readonly("model_step", &Decision::model_step);
   c.def_readonly("score_seconds", &Decision::score_seconds);
   const auto view = [&c](const char* name, auto member) {
-    c.def_property_readonly(
-        name, [member](py::object self) { return View(self.cast<const Decision&>().*member, self); });
+    c.def_property_readonly(name, [member](py::object self) {
+      return View(self.cast<const Decision&>().*member, self);
+    });
   };
   view("kept", &Decision::kept);
   view("score", &Decision::score);

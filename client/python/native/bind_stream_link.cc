@@ -58,8 +58,7 @@ class PyStreamLink {
     py::list posts;
     for (const Post& post : p.posts)
       posts.append(py::make_tuple(post.key.loader, post.key.pass, post.key.seq, post.kept));
-    return py::make_tuple(std::move(posts), std::move(p.next_pass),
-                          ToPython(std::move(p.untaken)));
+    return py::make_tuple(std::move(posts), std::move(p.next_pass), ToPython(std::move(p.untaken)));
   }
 
   void Finish(double linger) {

@@ -20,7 +20,8 @@
 namespace siftd {
 
 using Ids = pybind11::array_t<std::uint64_t, pybind11::array::c_style | pybind11::array::forcecast>;
-using Counts = pybind11::array_t<std::uint32_t, pybind11::array::c_style | pybind11::array::forcecast>;
+using Counts =
+    pybind11::array_t<std::uint32_t, pybind11::array::c_style | pybind11::array::forcecast>;
 using Floats = pybind11::array_t<float, pybind11::array::c_style | pybind11::array::forcecast>;
 
 template <typename T, int flags>

@@ -70,7 +70,8 @@ struct Door {
     return ready.size();
   }
 
-  // Batches of `assembled` until `most` are ready, and the posts, which come no later than their rows.
+  // Batches of `assembled` until `most` are ready, and the posts, which come no later than their
+  // rows.
   template <typename Take>
   void Fill(std::size_t most, std::vector<Post> news, const Take& take) {
     std::deque<Assembler::Item> made;

@@ -15,7 +15,9 @@ namespace siftd {
 struct LoaderLink::Impl {
   Impl(std::vector<std::string> endpoints, const Hello& hello)
       : core(VerdictsOptions(hello), 0, Now()),
-        io(&core, &mu, ClientOptions{.endpoints = std::move(endpoints), .log = [this](const auto& line) { Log(line); }},
+        io(&core, &mu,
+           ClientOptions{.endpoints = std::move(endpoints),
+                         .log = [this](const auto& line) { Log(line); }},
            {[this](MonoTime) { OnTurn(); }, [this](LoaderActions& a) { Acted(a); }, {}}) {
     core.TakePosition();
   }

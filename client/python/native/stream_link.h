@@ -53,7 +53,7 @@ class StreamLink {
 
   // What a state is made of, at one moment.
   struct Position {
-    std::vector<Post> posts;  // that Take did not give yet
+    std::vector<Post> posts;               // that Take did not give yet
     std::vector<std::uint64_t> next_pass;  // by loader; a lower pass is decided whole
     std::vector<TrainBatch> untaken;       // oldest first
   };

@@ -103,9 +103,10 @@ def _figures(config: str, arms: dict[str, Arm]) -> list[Measure]:
         if arm.sifted:
             against = "plain" if arm.fixed_cost or "control" not in arms else "control"
             out += _figures_of(arm, f"{config}: {name}", arms[against].rounds, against)
-    if "control" in arms:
-        control, plain = ([r.median for r in arms[n].rounds] for n in ("control", "plain"))
-        out.append(ratio(f"{config}: control / plain", control, plain))
+    for name in ("control", "copied"):
+        if name in arms:
+            other, plain = ([r.median for r in arms[n].rounds] for n in (name, "plain"))
+            out.append(ratio(f"{config}: {name} / plain", other, plain))
     return out
 
 

@@ -316,3 +316,14 @@ def test_a_worker_serves_one_model_after_the_other(worker: Worker) -> None:
         ) as loader:
             assert sum(len(y) for _, y in loader) == loader.stats().kept
             assert loader.stats().unsifted == 0
+
+
+def test_what_is_kept_about_batches_does_not_keep_their_rows(worker: Worker, either_client: str) -> None:
+    infos = []
+    with sifting(320, [worker]) as loader:
+        for _ in loader:
+            infos.append(loader.last_batch_info)
+    rows = [len(i.ids) for i in infos if i is not None]
+    assert len(rows) > 5 and set(rows[:-1]) == {16}
+    if either_client == "compiled":
+        assert all(i._batch.names == [] for i in infos)  # type: ignore[union-attr]

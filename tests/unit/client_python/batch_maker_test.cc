@@ -24,7 +24,8 @@ BatchMaker::Candidate Candidate(std::uint64_t seq, std::uint32_t rows = 4, std::
     c.sample_id.push_back(10 * seq + i);
     x.push_back(static_cast<float>(10 * seq + i));
   }
-  c.fields.push_back({"x", DType::kFloat32, {rows}, Frame::Copy(x.data(), x.size() * sizeof(float))});
+  c.fields.push_back(
+      {"x", DType::kFloat32, {rows}, Frame::Copy(x.data(), x.size() * sizeof(float))});
   return c;
 }
 
@@ -119,7 +120,8 @@ TEST(BatchMaker, ARejectedBatchIsTrainedUnsifted) {
   BatchMaker maker({.batch_size = 4});
   maker.Admit(Candidate(0));
   ASSERT_TRUE(
-      maker.Decide({0, 0, 0}, RejectedDecision(4, ErrorCode::kBadTensor, "no such field"), 0.1).ok());
+      maker.Decide({0, 0, 0}, RejectedDecision(4, ErrorCode::kBadTensor, "no such field"), 0.1)
+          .ok());
   ASSERT_TRUE(maker.Take());
   EXPECT_EQ(maker.rejection(), "no such field");
   EXPECT_EQ(maker.figures().rejected_batches, 1u);

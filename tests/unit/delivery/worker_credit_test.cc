@@ -115,7 +115,8 @@ TEST_F(WorkerCredit, ASmallLaneIsFilledAtOnce) {
   EXPECT_EQ(DecideOne(), 4u);
 }
 
-// Bug: a loader whose batch was larger than allowed had batches left to send and no bytes, for good.
+// Bug: a loader whose batch was larger than allowed had batches left to send and no bytes, for
+// good.
 TEST_F(WorkerCredit, BytesThatRanOutAreGrantedAtOnce) {
   ASSERT_EQ(Start(8), 8u);
   auto granted = SendLarge();

@@ -51,12 +51,12 @@ class Layout:
         self._fields: tuple[tuple[str, int], ...] = ()
 
     def flat(self, batch: Any) -> structure.Flat:
-        """Tensors over the batch's own memory."""
+        """Tensors over the batch's own memory, which they take from it: once."""
         if not self._fields:  # the same in all batches
             self._fields = tuple(zip(batch.names, batch.dtypes, strict=True))
             self._spec = self._spec or structure.spec_of(batch.names)
         tensors = {}
-        for (name, dtype), array in zip(self._fields, batch.arrays(), strict=True):
+        for (name, dtype), array in zip(self._fields, batch.take_arrays(), strict=True):
             tensor = torch.from_numpy(array)
             tensors[name] = tensor.view(torch.bfloat16) if dtype == artifact_pb2.DTYPE_BFLOAT16 else tensor
         return structure.Flat(self._spec, batch.rows, tensors, {}, {})
