@@ -319,10 +319,8 @@ def test_a_worker_serves_one_model_after_the_other(worker: Worker) -> None:
 
 
 def test_what_is_kept_about_batches_does_not_keep_their_rows(worker: Worker, either_client: str) -> None:
-    infos = []
     with sifting(320, [worker]) as loader:
-        for _ in loader:
-            infos.append(loader.last_batch_info)
+        infos = [loader.last_batch_info for _ in loader]
     rows = [len(i.ids) for i in infos if i is not None]
     assert len(rows) > 5 and set(rows[:-1]) == {16}
     if either_client == "compiled":
