@@ -226,10 +226,9 @@ Status BatchLink::Restore(Selected rows) {
 
 Taken BatchLink::Take(std::uint64_t step) {
   impl_->step = step;
-  std::size_t left = 0;
-  Taken taken = impl_->door.Take(&left);
-  // To wake it costs the loop a system call; with some batches left it comes in time by itself.
-  if (taken.item && 2 * left < impl_->options.prefetch) impl_->io.Wake();
+  bool wake = false;
+  Taken taken = impl_->door.Take(impl_->options.prefetch, &wake);
+  if (wake) impl_->io.Wake();
   return taken;
 }
 

@@ -40,10 +40,12 @@ struct Door {
   std::vector<std::string> log;
   std::vector<std::string> warnings;
   std::string error;
+  bool waited = false;  // the loop did, and has not found a full house since
 
-  // The training loop's side. `left`: items ready after this one; the I/O thread is to be woken for
-  // more.
-  Taken Take(std::size_t* left) {
+  // The training loop's side. `wake`: the I/O thread is to be woken for more. That costs the loop a
+  // system call: while half of `most` items are ready and the loop never waited since there were
+  // that many, more will come in time by themselves.
+  Taken Take(std::size_t most, bool* wake) {
     const std::lock_guard lock(mu);
     Taken taken;
     taken.posts = std::exchange(posts, {});
@@ -55,13 +57,17 @@ struct Door {
       taken.item = std::move(ready.front());
       ready.pop_front();
     }
-    *left = ready.size();
+    if (ready.size() + 1 >= most) waited = false;
+    *wake = taken.item && (waited || 2 * ready.size() < most);
     return taken;
   }
 
   void Wait(Duration timeout) {
     std::unique_lock lock(mu);
-    item.wait_for(lock, timeout, [&] { return !ready.empty() || !error.empty(); });
+    const auto there = [this] { return !ready.empty() || !error.empty(); };
+    if (there()) return;
+    waited = true;
+    item.wait_for(lock, timeout, there);
   }
 
   // The I/O thread's side.
