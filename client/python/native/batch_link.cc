@@ -164,6 +164,7 @@ void BatchLink::Stop(bool goodbye) {
     impl_->leaving = goodbye;
     const std::lock_guard door_lock(impl_->door.mu);
     impl_->door.pass.reset();  // nobody waits for room any more
+    impl_->door.end.reset();
     impl_->door.room.notify_all();
   }
   impl_->io.Stop();

@@ -128,8 +128,8 @@ class PyBatchLink {
 
  private:
   const Hello hello_;
+  LentBuffers lent_;  // outlives the link, which holds what is lent
   BatchLink link_;
-  LentBuffers lent_;
 };
 
 }  // namespace

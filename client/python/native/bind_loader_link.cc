@@ -73,8 +73,8 @@ class PyLoaderLink {
   const LoaderLink& link() const { return link_; }
 
  private:
+  LentBuffers lent_;  // outlives the link, which holds what is lent
   LoaderLink link_;
-  LentBuffers lent_;
   const std::uint32_t loader_;
 };
 

@@ -92,8 +92,8 @@ class PyStreamLink {
     return link_.figures();
   }
 
+  LentBuffers lent_;  // outlives the link, which holds what is lent
   StreamLink link_;
-  LentBuffers lent_;
 };
 
 }  // namespace

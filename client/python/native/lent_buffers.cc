@@ -23,7 +23,7 @@ struct LentBuffers::Loan {
 };
 
 LentBuffers::LentBuffers() : returned_(std::make_shared<Returned>()) {}
-LentBuffers::~LentBuffers() = default;
+LentBuffers::~LentBuffers() { LetGo(); }
 
 Frame LentBuffers::Lend(pybind11::handle buffer) {
   Py_buffer view{};

@@ -16,7 +16,7 @@ namespace siftd {
 class LentBuffers {
  public:
   LentBuffers();
-  // What is still lent then is never let go of.
+  // Lets go, too. What is still lent then is never let go of: whoever holds frames ends first.
   ~LentBuffers();
 
   // The buffer's bytes, as they lie in memory. Throws as Python does for what is no contiguous

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import weakref
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -325,3 +327,24 @@ def test_what_is_kept_about_batches_does_not_keep_their_rows(worker: Worker, eit
     assert len(rows) > 5 and set(rows[:-1]) == {16}
     if either_client == "compiled":
         assert all(i._batch.names == [] for i in infos)  # type: ignore[union-attr]
+
+
+def test_a_closed_loader_lets_go_of_the_users_batches(worker: Worker) -> None:
+    """Whichever thread used them last."""
+    given: list[weakref.ref[Any]] = []
+
+    def collate(rows: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        x = np.stack([r[0].numpy() for r in rows])
+        given.append(weakref.ref(x))
+        return torch.from_numpy(x), torch.tensor([r[1] for r in rows])
+
+    loader = siftd.SiftingDataLoader(
+        DataLoader(Rows(3200), 16, collate_fn=collate), model=toy_model(), workers=[worker.endpoint], prefetch=1
+    )
+    for _, batch in zip(range(3), loader, strict=False):
+        del batch
+    loader.close()
+    del loader
+    gc.collect()
+    assert len(given) > 3
+    assert [r for r in given if r() is not None] == []
