@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
@@ -47,6 +48,7 @@ struct StreamLink::Impl {
            {[this](MonoTime now) { OnTurn(now); }, [this](TrainerActions& a) { TakeIn(a); },
             [this] { HandOn(); }}) {
     recent.Add(options.history);
+    next_pass = options.hello.decided.next_pass;
   }
 
   void OnTurn(MonoTime now) {
@@ -73,8 +75,16 @@ struct StreamLink::Impl {
       if (const Status status = assembler.Add(std::move(rows)); !status.ok())
         door.Fail(status.message());
     }
-    if (options.endless) return;
-    for (const TrainerActions::Ended& ended : actions.ended) assembler.EndEpoch(ended.epoch);
+    for (const TrainerActions::Ended& ended : actions.ended) {
+      for (const EpochEnd& end : ended.passes) Behind(end.loader, end.pass + 1);
+      if (!options.endless) assembler.EndEpoch(ended.epoch);
+    }
+  }
+
+  // What the core knows of it is ahead of the rows that are here. REQUIRES: rows_mu
+  void Behind(std::uint32_t loader, std::uint64_t pass) {
+    if (loader >= next_pass.size()) next_pass.resize(loader + 1);
+    next_pass[loader] = std::max(next_pass[loader], pass);
   }
 
   void HandOn() {
@@ -98,8 +108,10 @@ struct StreamLink::Impl {
 
   // Order: rows_mu, mu, door.mu.
   mutable std::mutex rows_mu;
-  Assembler assembler;  // guarded by rows_mu, like the next three
+  Assembler assembler;  // guarded by rows_mu, like the next four
   std::vector<Post> posts;
+  std::vector<std::uint64_t>
+      next_pass;  // by loader: a lower pass is decided, and its rows are here
   RecentScores recent;
   BatchFigures figures;
 
@@ -151,7 +163,7 @@ Taken StreamLink::Take(std::uint64_t step) {
 void StreamLink::Wait(Duration timeout) { impl_->door.Wait(timeout); }
 StreamLink::Position StreamLink::TakePosition() {
   Impl& m = *impl_;
-  const std::scoped_lock lock(m.rows_mu, m.mu);
+  const std::lock_guard lock(m.rows_mu);
   Position position;
   {
     const std::lock_guard door_lock(m.door.mu);
@@ -162,7 +174,7 @@ StreamLink::Position StreamLink::TakePosition() {
   }
   for (const Post& post : std::exchange(m.posts, {})) position.posts.push_back(post);
   for (TrainBatch& batch : m.assembler.Untaken()) position.untaken.push_back(std::move(batch));
-  position.next_pass = m.core.decided().next_pass;
+  position.next_pass = m.next_pass;
   return position;
 }
 
