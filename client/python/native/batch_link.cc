@@ -109,7 +109,8 @@ struct BatchLink::Impl {
       }
       Loaded loaded = std::move(door.waiting.front());
       door.waiting.pop_front();
-      door.room.notify_one();
+      // Half of them at once: each time that the loading thread wakes up it takes Python's lock.
+      if (door.waiting.size() <= kWaitingMost / 2) door.room.notify_one();
       lock.unlock();
       const BatchKey key = loaded.all.key;
       const auto rows = static_cast<std::uint32_t>(loaded.all.sample_id.size());
