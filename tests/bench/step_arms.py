@@ -32,21 +32,20 @@ class Arm:
     beside: Neighbour | None = None
     fixed_cost: bool = False
     rounds: list[Round] = field(default_factory=list)
+    around: list[tuple[Round, Round]] = field(default_factory=list)  # of what it is compared with, by round
 
     @property
     def sifted(self) -> bool:
         return self.after is not None
 
-    def run(self, loop: Loop, steps: int, warm: int) -> float:
-        """A round; the median step's seconds."""
+    def round(self, loop: Loop, steps: int, warm: int) -> Round:
         if self.beside is not None:
             self.beside.go()
         try:
-            self.rounds.append(loop.run(self.batches, self.after, steps, warm))
+            return loop.run(self.batches, self.after, steps, warm)
         finally:
             if self.beside is not None:
                 self.beside.stop()
-        return self.rounds[-1].median
 
 
 @contextlib.contextmanager

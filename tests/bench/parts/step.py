@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Step time of a training loop fed by siftd against the same loop over batches in memory, interleaved A B C A B C.
+"""Step time of a training loop fed by siftd against the same loop over batches in memory, in turn: A B A C A B A C.
 
 The control is the plain loop while the neighbour core runs forwards of the same model, as a worker there does; workers
 whose scorer takes time and no CPU are compared with the plain loop. tests/bench/README.md says what each figure is.
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from measure import Goal, Measure, Options, Plot, Result, Series, interleaved, quartiles, ratio
+from measure import Goal, Measure, Options, Plot, Result, Series, quartiles, ratio
 from step_arms import Arm, bound, fixed_cost_program, make_arms
 from step_loop import Loop, Round
 from step_models import make_model
@@ -23,10 +23,11 @@ ABOUT = "step time with siftd against the same loop without"
 CPU_KINDS, ROWS = ("mlp", "cnn", "transformer"), (32, 128, 512)  # ROWS: of a batch
 GOAL, GOAL_FROM = Goal(at_most=1.02), 5e-3  # for steps of at least these seconds
 BUSY, VOID = 0.1, "no goal: other programs had the trainer's core for more than a tenth of the loop without siftd"
-ROUNDS, ROUND_SECONDS = 7, 0.4
-QUICK_ROUNDS, QUICK_ROUND_SECONDS = 4, 0.3
-STEPS = (20, 80)  # of a round: as many as fill it, within these bounds
-WARM = 5
+# Short rounds: a host's speed changes within seconds.
+ROUNDS, ROUND_SECONDS = 16, 0.12
+QUICK_ROUNDS, QUICK_ROUND_SECONDS = 8, 0.1
+STEPS = (8, 60)  # of a round: as many as fill it, within these bounds
+WARM = 3
 ALL = ("control", "drop-in", "stream", "drop-in, fixed cost", "stream, fixed cost")
 QUICK = (("mlp", 128, ALL), ("transformer", 128, ("control", "drop-in")), ("cnn", 128, ("control", "drop-in")))
 # On a GPU. Fixed-cost workers stand for devices of their own; a core keeps up with the small models only.
@@ -79,39 +80,57 @@ def _measure(kind: str, rows: int, which: tuple[str, ...], options: Options) -> 
         loop = Loop(make_model(kind).to(devices.trainer))
         arms = make_arms(stack, kind, rows, loop, which, devices.worker)
         for arm in arms.values():  # outside of the binding, which the client's threads would inherit
-            arm.run(loop, 3 * WARM, WARM)
-            arm.rounds.clear()
+            arm.round(loop, 15, WARM)
         with bound():
             step = _settle(arms["plain"], loop)
             steps = int(min(max(seconds / step, STEPS[0]), STEPS[1]))
-            interleaved({n: _round(arm, loop, steps) for n, arm in arms.items()}, rounds)
+            for _ in range(rounds):
+                _in_turn(arms, loop, steps)
         return _figures(f"{kind} {rows}", arms)
 
 
 def _settle(plain: Arm, loop: Loop) -> float:
-    plain.run(loop, 15, WARM)
-    return plain.rounds.pop().median
+    return plain.round(loop, 15, WARM).median
 
 
-def _round(arm: Arm, loop: Loop, steps: int) -> Callable[[], float]:
-    return lambda: arm.run(loop, steps, WARM)
+def _against(arm: Arm, arms: dict[str, Arm]) -> Arm:
+    """What it is compared with."""
+    beside_a_worker = arm.sifted and not arm.fixed_cost
+    return arms["control" if beside_a_worker and "control" in arms else "plain"]
+
+
+def _in_turn(arms: dict[str, Arm], loop: Loop, steps: int) -> None:
+    """A round of each arm, between two of what it is compared with."""
+    for reference in (arms[n] for n in ("plain", "control") if n in arms):
+        compared = [a for a in arms.values() if a is not arms["plain"] and _against(a, arms) is reference]
+        before = reference.round(loop, steps, WARM)
+        for arm in compared:
+            arm.rounds.append(arm.round(loop, steps, WARM))
+            after = reference.round(loop, steps, WARM)
+            arm.around.append((before, after))
+            before = after
 
 
 def _figures(config: str, arms: dict[str, Arm]) -> list[Measure]:
     out = []
     for name, arm in arms.items():
         if arm.sifted:
-            against = "plain" if arm.fixed_cost or "control" not in arms else "control"
-            out += _figures_of(arm, f"{config}: {name}", arms[against].rounds, against)
+            out += _figures_of(arm, f"{config}: {name}", _against(arm, arms).name)
     for name in ("control", "copied"):
         if name in arms:
-            other, plain = ([r.median for r in arms[n].rounds] for n in (name, "plain"))
-            out.append(ratio(f"{config}: {name} / plain", other, plain))
+            out.append(_over(f"{config}: {name} / plain", arms[name], lambda r: r.median))
     return out
 
 
-def _figures_of(arm: Arm, what: str, without: list[Round], against: str) -> list[Measure]:
+def _over(what: str, arm: Arm, figure: Callable[[Round], float], **more: Any) -> Measure:
+    """Of each round, over the mean of the two around it."""
+    around = [(figure(before) + figure(after)) / 2 for before, after in arm.around]
+    return ratio(what, list(map(figure, arm.rounds)), around, **more)
+
+
+def _figures_of(arm: Arm, what: str, against: str) -> list[Measure]:
     rounds = arm.rounds
+    without = [r for pair in arm.around for r in pair]
     step = statistics.median(r.median for r in without)
     on_cpu = without[0].device.type == "cpu"
     # On an accelerator the thread waits for the device, too.
@@ -127,7 +146,7 @@ def _figures_of(arm: Arm, what: str, without: list[Round], against: str) -> list
     }
 
     def over(name: str, figure: Callable[[Round], float], **more: Any) -> Measure:
-        return ratio(f"{what}: {name} / {against}", list(map(figure, rounds)), list(map(figure, without)), **more)
+        return _over(f"{what}: {name} / {against}", arm, figure, **more)
 
     return [
         over(f"step of {1e3 * step:.1f} ms", lambda r: r.median, goal=goal, detail=detail, note=VOID if void else ""),
