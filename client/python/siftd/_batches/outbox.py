@@ -14,6 +14,7 @@ from siftd._batches import structure
 from siftd._batches.assembler import Assembler
 from siftd._batches.handed import Handed, Ready
 from siftd._batches.info import Stats
+from siftd._batches.state import PieceParts
 from siftd._delivery.ledger import Ledger
 
 # Of each decision: scores [n] float32, kept rows [k] int64, sample ids [n] uint64 (stream mode: of the kept rows, [k]).
@@ -70,6 +71,19 @@ class Outbox:
     def sync(self) -> None:
         """Brings `stats` up to date. REQUIRES: lock held"""
         self.stats.trained = self.ledger.rows
+
+    def repeats_not(self, now: Any) -> Callable[[tuple[Any, int]], bool]:
+        """Keys whose untrained rows a repeat of pass `now` would not bring back: the one that is half trained, and
+        those of earlier passes."""
+        half = self.ledger.half_trained()
+        return lambda key: key == half or key[0] != now
+
+    def add_waiting(self, parts: PieceParts, wanted: Callable[[tuple[Any, int]], bool]) -> None:
+        """Rows that were handed out and are not trained, then those of batches that are ready. REQUIRES: lock held"""
+        self.handed.add_rows(parts, wanted)
+        for item in self.ready:
+            if item.flat is not None and item.info is not None:
+                parts.add_batch(item.flat, item.info, wanted)
 
     def hand_out(self, item: Ready) -> None:
         """`item`, a batch, goes to the training loop."""

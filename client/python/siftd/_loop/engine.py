@@ -107,16 +107,8 @@ class Engine(Outbox):
         """Untrained rows that a repeat of pass `now` would not bring back: those of the one key of which some rows are
         trained, and those carried over from earlier passes. Fewer than a batch but for what is ready to be handed out,
         or handed out and not trained. REQUIRES: lock held"""
-        half = self.ledger.half_trained()
-
-        def wanted(key: tuple[Any, int]) -> bool:
-            return key == half or key[0] != now
-
-        parts = PieceParts()
-        self.handed.add_rows(parts, wanted)
-        for item in self.ready:
-            if item.flat is not None and item.info is not None:
-                parts.add_batch(item.flat, item.info, wanted)
+        wanted, parts = self.repeats_not(now), PieceParts()
+        self.add_waiting(parts, wanted)
         for piece in self.assembler.unhanded():
             if wanted(piece.key):
                 parts.add(piece.key, piece.flat, piece.info)

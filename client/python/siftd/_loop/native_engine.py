@@ -5,10 +5,8 @@ between the two no Python runs. For batches of plain CPU tensors of one shape; E
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +15,7 @@ import torch
 from siftd._batches import structure
 from siftd._batches.assembler import own_copy
 from siftd._batches.handed import Ready
-from siftd._batches.native_info import Layout, NativeInfo, fields_of, known_of
-from siftd._batches.outbox import Outbox
+from siftd._batches.native_info import Layout, fields_of, known_of
 from siftd._batches.piece import Piece
 from siftd._batches.source import Candidate
 from siftd._batches.state import PieceParts
@@ -26,11 +23,10 @@ from siftd._delivery.ledger import IntervalSet
 from siftd._delivery.loader_core import LoaderOptions
 from siftd._delivery.native_loader import hello_frames, native
 from siftd._loop.engine import EngineOptions
+from siftd._loop.native_outbox import NativeOutbox
 from siftd._net.threads import step_aside
 from siftd._wire.tensor import dtype_number
 from siftd.errors import StructureError
-
-log = logging.getLogger("siftd")
 
 
 def takes(example: structure.Flat, pad: structure.Pad) -> bool:
@@ -38,7 +34,7 @@ def takes(example: structure.Flat, pad: structure.Pad) -> bool:
     return not (example.listed or example.whole or pad) and len(example.arrays()) == len(example.tensors)
 
 
-class NativeEngine(Outbox):
+class NativeEngine(NativeOutbox):
     """begin_pass, restore, cancel, take, wait, stats: the training loop's thread. No other thread is here but the one
     that loads."""
 
@@ -52,9 +48,8 @@ class NativeEngine(Outbox):
         history: Sequence[float] = (),
     ) -> None:
         """Raises ConfigError for an endpoint that is none."""
-        super().__init__(options.batch_size, {})
+        super().__init__(options.batch_size, Layout(example.spec), stream=False)
         self._spec, self._names = example.spec, list(example.tensors)
-        self._layout = Layout(example.spec)
         self._one = own_copy(example.slice(0, 1))  # its row's shapes are those of all
         self._row_shapes = {name: tuple(t.shape[1:]) for name, t in example.tensors.items()}
         self._scored = [self._names.index(name) for name in options.fields if name in self._names]
@@ -102,52 +97,18 @@ class NativeEngine(Outbox):
 
     def rows_to_save(self, now: int | None, pad: structure.Pad) -> list[dict[str, Any]]:
         """As Engine's."""
-        half = self.ledger.half_trained()
-
-        def wanted(key: tuple[Any, int]) -> bool:
-            return key == half or key[0] != now
-
-        parts = PieceParts()
-        self.handed.add_rows(parts, wanted)
-        for item in self.ready:
-            if item.flat is not None and item.info is not None:
-                parts.add_batch(item.flat, item.info, wanted)
+        wanted, parts = self.repeats_not(now), PieceParts()
+        self.add_waiting(parts, wanted)
         for batch in self.link.untaken():
-            parts.add_batch(self._layout.flat(batch), NativeInfo(batch), wanted)
+            parts.add_batch(self._flat(batch), self._info(batch), wanted)
         return parts.saved(pad)
 
-    # ------------------------------------------------------------ batches
-    def take(self) -> Ready | None:
-        item = self.ready.popleft() if self.ready else self._from_link()
-        if item is None or item.info is None:
-            return item
-        self.hand_out(item)
-        if self.assembler.keep_parts and item.flat is not None:
-            # What the user changes in place is not what a state saves, or what comes again.
-            return replace(item, flat=own_copy(item.flat))
-        return item
+    def _ended(self, number: int) -> Ready:
+        return Ready(None, end_of=number, error=self._errors.pop(number, None))
 
-    def _from_link(self) -> Ready | None:
-        batch, ended, posts, lines, warnings, error = self.link.take(self.steps)
-        for _, number, seq, kept in posts:
-            self.ledger.post((number, seq), kept)
-        for line in lines:
-            log.info("%s", line)
-        for line in warnings:
-            log.warning("%s", line)
-        if batch is not None:
-            return Ready(self._layout.flat(batch), NativeInfo(batch))
-        if ended >= 0:
-            return Ready(None, end_of=ended, error=self._errors.pop(ended, None))
-        if error:
-            self.link.cancel()
-            return Ready(None, end_of=self.pass_number, error=StructureError(error))
-        return None
-
-    def wait(self, seconds: float) -> None:
-        """Until there may be something to take."""
-        if not self.ready:
-            self.link.wait(seconds)
+    def _failed(self, error: StructureError) -> Ready:
+        self.link.cancel()
+        return Ready(None, end_of=self.pass_number, error=error)
 
     # ------------------------------------------------------------ the thread that loads
     def fields(self, flat: structure.Flat) -> list[tuple[str, int, tuple[int, ...], Any]]:
@@ -187,12 +148,7 @@ class NativeEngine(Outbox):
     # ------------------------------------------------------------ what it tells
     def sync(self) -> None:
         super().sync()
-        for name, value in self.link.figures().items():
-            setattr(self.stats, name, value)
         self.stats.cancelled += self._cancelled
-
-    def recent_scores(self) -> list[float]:
-        return list(self.link.history())
 
     @property
     def breaker_open(self) -> bool:

@@ -3,25 +3,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
-from siftd._batches.assembler import own_copy
-from siftd._batches.handed import Ready
-from siftd._batches.native_info import Layout, NativeInfo, fields_of, known_of
-from siftd._batches.outbox import Outbox
+from siftd._batches.native_info import Layout, fields_of, known_of
 from siftd._batches.state import PieceParts, load_piece
 from siftd._delivery.ledger import IntervalSet
 from siftd._delivery.native_loader import native, trainer_hello
 from siftd._delivery.trainer_core import TrainerOptions
-from siftd.errors import StructureError
-
-log = logging.getLogger("siftd")
+from siftd._loop.native_outbox import NativeOutbox
 
 
-class NativeStreamEngine(Outbox):
+class NativeStreamEngine(NativeOutbox):
     """All calls: the training loop's thread. No other thread is here."""
 
     def __init__(
@@ -37,9 +30,8 @@ class NativeStreamEngine(Outbox):
         state: dict[str, Any] | None,
     ) -> None:
         """`state`: what `position` gave. Raises ConfigError for an endpoint that is none."""
-        super().__init__(options.batch_size, {})
+        super().__init__(options.batch_size, Layout(), stream=True)
         self.next_pass: dict[int, int] = {}  # by loader; restored
-        self._layout = Layout()
         trained, half = self._restored(state)
         self.link = native().StreamLink(
             list(endpoints),
@@ -80,45 +72,12 @@ class NativeStreamEngine(Outbox):
         passes[index][number] = merged.pairs()
         return passes, piece
 
-    # ------------------------------------------------------------ batches
-    def take(self) -> Ready | None:
-        item = self.ready.popleft() if self.ready else self._from_link()
-        if item is None or item.info is None:
-            return item
-        self.hand_out(item)
-        if self.assembler.keep_parts and item.flat is not None:
-            # What the user changes in place is not what a state saves, or what comes again.
-            return replace(item, flat=own_copy(item.flat))
-        return item
-
-    def _from_link(self) -> Ready | None:
-        batch, ended, posts, lines, warnings, error = self.link.take(self.steps)
-        self._post(posts)
-        for line in lines:
-            log.info("%s", line)
-        for line in warnings:
-            log.warning("%s", line)
-        if batch is not None:
-            return Ready(self._layout.flat(batch), NativeInfo(batch, stream=True))
-        if ended >= 0:
-            return Ready(None, end_of=ended)
-        return Ready(None, error=StructureError(error)) if error else None
-
-    def _post(self, posts: list[tuple[int, int, int, int]]) -> None:
-        for index, number, seq, kept in posts:
-            self.ledger.post(((index, number), seq), kept)
-
-    def wait(self, seconds: float) -> None:
-        """Until there may be something to take."""
-        if not self.ready:
-            self.link.wait(seconds)
-
     # ------------------------------------------------------------ state
     def position(self) -> dict[str, Any]:
         """As StreamEngine's."""
         posts, decided, untaken = self.link.position()
         self._post(posts)
-        waiting = [NativeInfo(batch, stream=True) for batch in untaken]
+        waiting = [self._info(batch) for batch in untaken]
         open_passes = {where for info in waiting for where, _, _ in info.keys}
         open_passes |= {where for r in self.ready if r.info is not None for where, _, _ in r.info.keys}
         open_passes |= set(self.handed.passes())
@@ -135,13 +94,9 @@ class NativeStreamEngine(Outbox):
         half = self.ledger.half_trained()
         parts = PieceParts()
         if half is not None:
-            wanted = half.__eq__
-            self.handed.add_rows(parts, wanted)
-            for item in self.ready:
-                if item.flat is not None and item.info is not None:
-                    parts.add_batch(item.flat, item.info, wanted)
+            self.add_waiting(parts, half.__eq__)
             for batch, info in zip(untaken, waiting, strict=True):
-                parts.add_batch(self._layout.flat(batch), info, wanted)
+                parts.add_batch(self._flat(batch), info, half.__eq__)
         return {
             "next_pass": {str(k): v for k, v in next_pass.items()},
             "trained": trained,
@@ -150,14 +105,6 @@ class NativeStreamEngine(Outbox):
         }
 
     # ------------------------------------------------------------ what it tells
-    def sync(self) -> None:
-        super().sync()
-        for name, value in self.link.figures().items():
-            setattr(self.stats, name, value)
-
-    def recent_scores(self) -> list[float]:
-        return list(self.link.history())
-
     @property
     def failure(self) -> str:
         return str(self.link.state()[2])

@@ -79,10 +79,7 @@ class StreamEngine(Outbox):
         if half is None:
             return None
         parts = PieceParts()
-        self.handed.add_rows(parts, lambda key: key == half)
-        for item in self.ready:
-            if item.flat is not None and item.info is not None:
-                parts.add_batch(item.flat, item.info, lambda key: key == half)
+        self.add_waiting(parts, half.__eq__)
         for piece in self.assembler.unhanded():
             if piece.key == half:
                 parts.add(piece.key, piece.flat, piece.info)
