@@ -61,12 +61,16 @@ py::list TakeArrays(TrainBatch& batch) {
 
 }  // namespace
 
-py::tuple ToPython(Taken taken) {
-  py::list posts(taken.posts.size());
-  for (std::size_t i = 0; i < taken.posts.size(); ++i) {
-    const Post& post = taken.posts[i];
-    posts[i] = py::make_tuple(post.key.loader, post.key.pass, post.key.seq, post.kept);
+py::list ToPython(const std::vector<Post>& posts) {
+  py::list found(posts.size());
+  for (std::size_t i = 0; i < posts.size(); ++i) {
+    const BatchKey& key = posts[i].key;
+    found[i] = py::make_tuple(key.loader, key.pass, key.seq, posts[i].kept);
   }
+  return found;
+}
+
+py::tuple ToPython(Taken taken) {
   py::object batch = py::none();
   std::int64_t ended = -1;
   if (taken.item && taken.item->batch) {
@@ -74,7 +78,7 @@ py::tuple ToPython(Taken taken) {
   } else if (taken.item) {
     ended = taken.item->epoch;
   }
-  return py::make_tuple(std::move(batch), ended, std::move(posts), std::move(taken.log),
+  return py::make_tuple(std::move(batch), ended, ToPython(taken.posts), std::move(taken.log),
                         std::move(taken.warnings), std::move(taken.error));
 }
 

@@ -102,11 +102,7 @@ class PyBatchLink {
   }
 
   py::dict Figures() {
-    BatchLink::Figures f;
-    {
-      const py::gil_scoped_release unlocked;
-      f = link_.figures();
-    }
+    const BatchLink::Figures f = Get();
     py::dict out = ToPython(f.batches);
     out["late_verdicts"] = f.late_verdicts;
     out["duplicates"] = f.duplicates;
@@ -118,15 +114,16 @@ class PyBatchLink {
 
   // (workers known, undecided candidates, the breaker is open, failure)
   py::tuple State() {
-    BatchLink::Figures f;
-    {
-      const py::gil_scoped_release unlocked;
-      f = link_.figures();
-    }
+    const BatchLink::Figures f = Get();
     return py::make_tuple(f.workers, f.outstanding, f.breaker_open, f.failure);
   }
 
  private:
+  BatchLink::Figures Get() {
+    const py::gil_scoped_release unlocked;
+    return link_.figures();
+  }
+
   const Hello hello_;
   LentBuffers lent_;  // outlives the link, which holds what is lent
   BatchLink link_;

@@ -55,10 +55,8 @@ class PyStreamLink {
       const py::gil_scoped_release unlocked;
       p = link_.TakePosition();
     }
-    py::list posts;
-    for (const Post& post : p.posts)
-      posts.append(py::make_tuple(post.key.loader, post.key.pass, post.key.seq, post.kept));
-    return py::make_tuple(std::move(posts), std::move(p.next_pass), ToPython(std::move(p.untaken)));
+    return py::make_tuple(ToPython(p.posts), std::move(p.next_pass),
+                          ToPython(std::move(p.untaken)));
   }
 
   void Finish(double linger) {

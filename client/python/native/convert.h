@@ -50,8 +50,9 @@ std::vector<Tensor> ToTensors(const pybind11::sequence& named, LentBuffers& lent
 // int16. The batch must own that memory.
 pybind11::array ToArray(const Tensor& tensor);
 
-// (batch or None, pass or epoch that ended or -1, posts, log, warnings, error); a post is (loader,
-// pass, seq, kept rows).
+// (loader, pass, seq, kept rows) of each.
+pybind11::list ToPython(const std::vector<Post>& posts);
+// (batch or None, pass or epoch that ended or -1, posts, log, warnings, error)
 pybind11::tuple ToPython(Taken taken);
 pybind11::list ToPython(std::vector<TrainBatch> batches);
 pybind11::dict ToPython(const BatchFigures& figures);

@@ -12,6 +12,7 @@
 #include "siftd/client_io.h"
 
 namespace siftd {
+
 struct LoaderLink::Impl {
   Impl(std::vector<std::string> endpoints, const Hello& hello)
       : core(VerdictsOptions(hello), 0, Now()),

@@ -11,7 +11,7 @@ from siftd._batches import structure
 from siftd._batches.info import BatchInfo
 from siftd._batches.piece import Piece
 from siftd._batches.row_info import NativeSpan
-from siftd._wire.tensor import pack
+from siftd._wire.tensor import named_buffers, pack
 from siftd.v1 import artifact_pb2
 
 
@@ -73,5 +73,4 @@ def known_of(piece: Piece) -> tuple[int, Any, dict[str, Any]]:
 
 def fields_of(piece: Piece) -> list[tuple[str, int, tuple[int, ...], Any]]:
     """Name, the wire's type, shape and memory of each tensor."""
-    tensors, payload = pack(piece.flat.tensors)
-    return [(t.name, t.dtype, tuple(t.shape), p) for t, p in zip(tensors, payload, strict=True)]
+    return named_buffers(*pack(piece.flat.tensors))

@@ -22,6 +22,7 @@ from siftd._delivery.trainer_core import TrainerCore, TrainerOptions
 from siftd._net.threads import step_aside
 from siftd._net.transport import QUIET_MOST, resolve
 from siftd._wire import codec
+from siftd._wire.tensor import named_buffers
 
 try:
     from siftd import _native
@@ -87,7 +88,7 @@ class NativeLoaderCore:
         lease.prior = self._scores.visit(lease.sample_ids)
         lease.sent_at = now
         self.leases[lease.key] = lease
-        tensors = [(t.name, t.dtype, tuple(t.shape), p) for t, p in zip(lease.tensors, lease.payload, strict=True)]
+        tensors = named_buffers(lease.tensors, lease.payload)
         try:
             self.link.offer(
                 *lease.key, lease.epoch, np.asarray(lease.sample_ids, np.uint64), lease.occurrence, tensors, lease.prior

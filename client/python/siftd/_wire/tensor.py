@@ -85,6 +85,11 @@ def pack(
     return descs, [raw_bytes(value) for _, value in items]
 
 
+def named_buffers(descs: Sequence[Any], payload: Sequence[Any]) -> list[tuple[str, int, tuple[int, ...], Any]]:
+    """Name, type, shape and memory of each tensor that `pack` gave, as the compiled client takes them."""
+    return [(d.name, d.dtype, tuple(d.shape), p) for d, p in zip(descs, payload, strict=True)]
+
+
 def to_numpy(desc: Any, payload: Sequence[memoryview]) -> np.ndarray[Any, Any]:
     """The array: a view of its frame where aligned, else a copy. Read-only where the frame is."""
     dtype = _NUMPY.get(desc.dtype)
