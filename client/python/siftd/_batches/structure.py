@@ -89,6 +89,9 @@ def as_array(tensor: torch.Tensor) -> np.ndarray[Any, Any] | None:
 
 def flatten(batch: Any) -> Flat:
     """Takes a batch apart. Raises StructureError when no tensor tells the number of rows."""
+    plain = _plain_tensors(batch)
+    if plain is not None:
+        return plain
     leaves: dict[str, Any] = {}
     spec = _walk(batch, "", leaves)
     tensors = {n: v for n, v in leaves.items() if isinstance(v, torch.Tensor)}
@@ -107,6 +110,26 @@ def flatten(batch: Any) -> Flat:
         else:
             flat.whole[name] = value
     return flat
+
+
+_NUMBERED = tuple(_Leaf(str(i)) for i in range(16))
+
+
+def _plain_tensors(batch: Any) -> Flat | None:
+    """The usual batch, a tuple or list of row tensors: what `flatten` finds, without the walk."""
+    kind = type(batch)
+    if (kind is not tuple and kind is not list) or not 0 < len(batch) <= len(_NUMBERED):
+        return None
+    rows, tensors = None, {}
+    for leaf, value in zip(_NUMBERED, batch, strict=False):
+        if type(value) is not torch.Tensor or value.dim() == 0:
+            return None
+        if rows is None:
+            rows = len(value)
+        elif len(value) != rows:
+            return None
+        tensors[leaf.name] = value
+    return Flat((kind, list(_NUMBERED[: len(batch)])), rows or 0, tensors, {}, {})
 
 
 def _walk(value: Any, path: str, leaves: dict[str, Any]) -> Any:

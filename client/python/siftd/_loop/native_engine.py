@@ -6,6 +6,7 @@ between the two no Python runs. For batches of plain CPU tensors of one shape; E
 from __future__ import annotations
 
 import threading
+from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -32,6 +33,12 @@ from siftd.errors import StructureError
 def takes(example: structure.Flat, pad: structure.Pad) -> bool:
     """Batches like this one can be put together by the compiled client."""
     return not (example.listed or example.whole or pad) and len(example.arrays()) == len(example.tensors)
+
+
+def _as_uint64(ids: Sequence[int]) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    if isinstance(ids, range):
+        return np.arange(ids.start, ids.stop, dtype=np.uint64)
+    return np.frombuffer(array("Q", ids), np.uint64)  # 2 us for 128 ids, where asarray takes 5
 
 
 class NativeEngine(NativeOutbox):
@@ -122,23 +129,23 @@ class NativeEngine(NativeOutbox):
             raise StructureError(f"a batch lacks field {self._lacking[0]!r}, which the scorer reads")
         found, arrays = [], flat.arrays()
         for name, tensor in flat.tensors.items():
-            array = arrays.get(name)
-            if array is None:
-                array = structure.as_array(tensor.detach().cpu().contiguous())
-                if array is None:
+            memory = arrays.get(name)
+            if memory is None:
+                memory = structure.as_array(tensor.detach().cpu().contiguous())
+                if memory is None:
                     raise StructureError(f"field {name!r} is no plain tensor: {tensor.dtype}, {tensor.layout}")
-            if array.shape[1:] != self._row_shapes[name]:
+            if memory.shape[1:] != self._row_shapes[name]:
                 structure.concat([self._one, flat.slice(0, 1)], {})  # raises; says how such batches are padded
             number = self._numbers.get(tensor.dtype)
             if number is None:
                 number = self._numbers[tensor.dtype] = dtype_number(tensor)
-            found.append((name, number, array.shape, array))
+            found.append((name, number, memory.shape, memory))
         return found
 
     def offer(self, number: int, epoch: int, c: Candidate) -> bool:
         """Waits for room. False: the pass was given up."""
-        ids = np.asarray(c.sample_ids, np.uint64)
-        return bool(self.link.offer(number, c.seq, epoch, ids, c.occurrence, self.fields(c.flat), self._scored))
+        ids, fields = _as_uint64(c.sample_ids), self.fields(c.flat)
+        return bool(self.link.offer(number, c.seq, epoch, ids, c.occurrence, fields, self._scored))
 
     def end_pass(self, number: int, error: BaseException | None) -> None:
         if error is not None:
