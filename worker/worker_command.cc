@@ -11,6 +11,7 @@
 #include <fstream>
 #include <utility>
 
+#include "pipeline/base/memory.h"
 #include "worker/exit_code.h"
 #include "worker/log.h"
 #include "worker/watch.h"
@@ -39,6 +40,7 @@ Status WritePortFile(const std::string& path, const std::string& endpoint) {
 }  // namespace
 
 int RunWorker(const WorkerConfig& config, int parent_pid, ReplicaLoader load) {
+  KeepFreedMemory();
   Watch::BlockSignals();
   std::signal(SIGCHLD, SIG_DFL);  // where it came ignored, no child process could be waited for
   auto log = MakeLog(config, config.name.empty() ? "siftd" : config.name);

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
-#include <new>
 #include <span>
 #include <utility>
 
@@ -20,13 +19,6 @@ std::string RowText(const Tensor& t) {
 bool SameRows(const Tensor& a, const Tensor& b) {
   return a.name == b.name && a.dtype == b.dtype && a.shape.size() == b.shape.size() &&
          std::equal(a.shape.begin() + 1, a.shape.end(), b.shape.begin() + 1);
-}
-
-// Uninitialised: rows are written before they are shown. Aligned as tensors are by LibTorch.
-std::shared_ptr<std::uint8_t> NewMemory(std::size_t size) {
-  constexpr std::align_val_t kAlign{64};
-  auto* const memory = static_cast<std::uint8_t*>(::operator new(size, kAlign));
-  return {memory, [](std::uint8_t* p) { ::operator delete(p, kAlign); }};
 }
 
 // Rows `picked` of `from`, each `row` bytes, back to back to `to`; neighbours at once.
@@ -158,7 +150,7 @@ void Assembler::Fill() {
       building_->capacity = options_.batch_size;
       building_->layout = layout_;
       for (const Tensor& t : layout_) {
-        building_->memory.push_back(NewMemory(t.row_bytes() * options_.batch_size));
+        building_->memory.push_back(memory_.Take(t.row_bytes() * options_.batch_size));
       }
     }
     const std::uint32_t room = building_->capacity - building_->rows();

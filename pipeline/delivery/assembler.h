@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Assembler: kept rows, first in first out, into batches of exactly batch_size rows. Each row is
 // copied once, on arrival where the batch being built has room, straight into that batch's own
-// memory. One thread only. Pure.
+// memory, which is used again once nobody holds the batch. One thread only. Pure.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,7 @@
 #include <optional>
 #include <vector>
 
+#include "pipeline/base/buffer_pool.h"
 #include "pipeline/base/status.h"
 #include "pipeline/data/messages.h"
 #include "pipeline/delivery/train_batch.h"
@@ -73,6 +74,7 @@ class Assembler {
   void DropBuilding();
 
   const AssemblerOptions options_;
+  BufferPool memory_;  // of batches
   std::deque<Source> sources_;
   std::unique_ptr<Building> building_;
   std::vector<Tensor> layout_;  // names, dtypes and trailing shapes of all rows so far

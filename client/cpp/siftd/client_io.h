@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "pipeline/base/clock.h"
+#include "pipeline/base/memory.h"
 #include "pipeline/base/thread.h"
 #include "pipeline/net/dealer_pool.h"
 #include "pipeline/net/wakeup.h"
@@ -49,6 +50,7 @@ class ClientIo {
   Status Start(const std::string& thread_name) {
     SIFTD_RETURN_IF_ERROR(Resolve());
     resolved_ = Now();
+    KeepFreedMemory();
     thread_ = Thread(thread_name, [this] { Run(); });
     return OkStatus();
   }
