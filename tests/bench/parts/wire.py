@@ -143,7 +143,7 @@ def clients(sizes: Sequence[int], rounds: int, volume: float) -> list[Measure]:
 
             def arguments(role: str, nbytes: int = nbytes, endpoint: str = endpoint) -> list[str]:
                 part = BATCH / ROWS if role == "trainer" else 1.0
-                messages = max(40, min(3000, int(volume / nbytes / part)))
+                messages = max(40, min(6000, int(volume / nbytes / part)))
                 return [role, endpoint, *map(str, (nbytes, ROWS, BATCH, messages))]
 
             def cpp(role: str) -> Rate:
@@ -196,7 +196,7 @@ def run(options: Options) -> Result:
     with tempfile.TemporaryDirectory(prefix="siftd-bench-") as name:
         folder = Path(name)
         measures, plot = links(3 if quick else 11, 1e8 if quick else 4e8, folder)
-        measures += clients((MIB,) if quick else SIZES, 3 if quick else 9, 1.5e8 if quick else 4e8)
+        measures += clients((MIB,) if quick else SIZES, 3 if quick else 9, 1.5e8 if quick else 1.5e9)
         measures += latency(300 if quick else 5000, folder)
     measures += [
         Measure(name, r["real_time"], "ns", detail={"payload": "not copied"})
