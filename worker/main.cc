@@ -10,6 +10,7 @@
 #include "worker/config_flags.h"
 #include "worker/exit_code.h"
 #include "worker/library_versions.h"
+#include "worker/state_command.h"
 #include "worker/status_command.h"
 #include "worker/worker_command.h"
 
@@ -79,6 +80,16 @@ int Main(int argc, char** argv) {
   status->add_option("--timeout-ms", timeout_ms, "Wait for answers at most this long")
       ->check(CLI::Range(1, 600000));
 
+  CLI::App* state = app.add_subcommand("state", "Look into a trainer's saved state");
+  state->require_subcommand(1);
+  CLI::App* state_show = state->add_subcommand(
+      "show", "Print what is trained, per loader and pass; tensors as types and shapes");
+  state_show->footer(
+      "examples:\n  siftd state show run/step-100/state.siftd   # of a C++ trainer\n"
+      "  siftd state show checkpoint.pt                # of torch.save, by python3 -m siftd");
+  std::string state_path;
+  state_show->add_option("FILE", state_path)->required();
+
   CLI::App* version =
       app.add_subcommand("version", "Versions of siftd and of every library linked");
 
@@ -92,6 +103,7 @@ int Main(int argc, char** argv) {
     return kExitOk;
   }
   if (*status) return RunStatus(endpoints, json, milliseconds(timeout_ms));
+  if (*state_show) return ShowState(state_path);
   if (*check) return CheckConfig(path);
   auto effective = (*show ? show_flags : worker_flags).Resolve();
   if (!effective.ok())

@@ -219,9 +219,11 @@ void Worker::TakeResults(MonoTime now) {
   }
   for (const ScoredBatchPtr& batch : decided) core_->OnDecided(batch, now);
   for (ModelResult& result : results) {
-    if (result.ack.state == ModelState::kApplied && !result.history.empty()) {
-      graph_->RunInSelect([this, run = result.ack.run, history = std::move(result.history)] {
-        selector_.SeedHistory(run, history);
+    // Before the core admits batches that waited for this version.
+    if (result.ack.state == ModelState::kApplied && result.artifact_sha256.empty()) {
+      graph_->RunInSelect([this, run = result.ack.run, version = result.ack.version,
+                           history = std::move(result.history)] {
+        selector_.SeedHistory(run, version, history);
       });
     }
     core_->OnModelAck(std::move(result.ack), result.step, result.artifact_sha256, now);

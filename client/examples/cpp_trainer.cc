@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <iostream>
 
+#include "cpp_checkpoint.h"
 #include "siftd/model_publisher.h"
 #include "siftd/torch_bridge.h"
 #include "siftd/trainer_client.h"
@@ -19,20 +20,29 @@ struct Setting {
   siftd::TrainerOptions trainer;
   std::string scorer;
   std::string save;
+  std::string checkpoints;
+  std::uint64_t checkpoint_every = 100;
   double lr = 0.05;
+  double uniform = 0;
   std::uint64_t sync_every = 20;
 };
 
-siftd::Status Train(const Setting& setting) {
+siftd::Status Train(Setting setting) {
   SIFTD_ASSIGN_OR_RETURN(siftd::TorchScorer scorer, siftd::TorchScorer::Load(setting.scorer));
   torch::optim::SGD optimizer(scorer.Parameters(),
                               torch::optim::SGDOptions(setting.lr).momentum(0.9));
+  if (const auto newest = NewestCheckpoint(setting.checkpoints); !newest.empty()) {
+    SIFTD_ASSIGN_OR_RETURN(setting.trainer.resume,
+                           LoadCheckpoint(newest, scorer.module, optimizer));
+    std::printf("goes on from %s\n", newest.c_str());
+    std::fflush(stdout);
+  }
 
   SIFTD_ASSIGN_OR_RETURN(const auto trainer, siftd::TrainerClient::Connect(setting.trainer));
   SIFTD_ASSIGN_OR_RETURN(
       const auto publisher,
       siftd::ModelPublisher::Connect({setting.trainer.client, trainer->run(), scorer.archive}));
-  std::uint64_t step = 0;
+  std::uint64_t step = setting.trainer.resume ? setting.trainer.resume->steps : 0;
   SIFTD_ASSIGN_OR_RETURN(auto weights, scorer.Weights());
   SIFTD_RETURN_IF_ERROR(publisher->Publish(step, weights).status());
 
@@ -66,6 +76,13 @@ siftd::Status Train(const Setting& setting) {
       SIFTD_ASSIGN_OR_RETURN(weights, scorer.Weights());
       SIFTD_RETURN_IF_ERROR(publisher->Publish(step, weights, trainer->recent_scores()).status());
     }
+    if (!setting.checkpoints.empty() && step % setting.checkpoint_every == 0) {
+      SIFTD_RETURN_IF_ERROR(
+          SaveCheckpoint(setting.checkpoints, trainer->State(), scorer.module, optimizer));
+      std::printf("checkpoint at step %llu, %llu rows\n", static_cast<unsigned long long>(step),
+                  static_cast<unsigned long long>(rows));
+      std::fflush(stdout);
+    }
   }
   trainer->Finish();
   const auto s = trainer->stats();
@@ -93,9 +110,21 @@ int main(int argc, char** argv) {
   app.add_option("--sync-every", setting.sync_every, "steps between two publishes")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  app.add_option("--uniform", setting.uniform,
+                 "keep each row with this probability instead of by its confidence: the control")
+      ->check(CLI::Range(0.0, 1.0));
+  app.add_option("--checkpoints", setting.checkpoints,
+                 "folder: a checkpoint is written every N steps, and the newest one resumed");
+  app.add_option("--checkpoint-every", setting.checkpoint_every, "steps")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   app.add_option("--save", setting.save, "write the trained module here");
   CLI11_PARSE(app, argc, argv);
-  trainer.policy.kind = siftd::ConfidenceOptions{};
+  if (setting.uniform > 0) {
+    trainer.policy.kind = siftd::UniformOptions{setting.uniform};
+  } else {
+    trainer.policy.kind = siftd::ConfidenceOptions{};
+  }
   trainer.client.log = [](const std::string& line) { std::cerr << line << "\n"; };
   if (const siftd::Status status = Train(setting); !status.ok()) {
     std::cerr << status.ToString() << "\n";

@@ -132,6 +132,7 @@ struct Candidates {
   std::uint64_t trainer_step = 0;
   bool suspect = false;
   bool unscored = false;
+  std::uint64_t required_version = 0;  // of the model, and of its history; 0 = any
 };
 
 struct Selected {

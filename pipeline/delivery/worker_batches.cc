@@ -55,10 +55,13 @@ void WorkerCore::Impl::On(WorkerSession& s, Candidates& m, MonoTime now) {
   counters.candidates += rows;
   auto batch = std::make_shared<ScoredBatch>();
   batch->job = job;
-  batch->trainer_step = trainer_step;
+  // A decision that has to come out the same each time looks at nothing but its own message.
+  batch->trainer_step = m.required_version != 0 ? m.trainer_step : trainer_step;
   batch->admitted = now;
-  batch->pass_through = m.unscored || (job->stale_unsifted && job->max_staleness_steps > 0 &&
-                                       trainer_step > model_step + job->max_staleness_steps);
+  batch->pass_through =
+      m.unscored ||
+      (m.required_version == 0 && job->stale_unsifted && job->max_staleness_steps > 0 &&
+       trainer_step > model_step + job->max_staleness_steps);
   if (bytes > s.batch_bytes || rows > options.max_rows) {
     batch->decision = RejectedDecision(
         rows, ErrorCode::kTooLarge,
@@ -78,9 +81,25 @@ void WorkerCore::Impl::On(WorkerSession& s, Candidates& m, MonoTime now) {
     ReturnKeys({batch->candidates.key}, ReturnReason::kDrain, now);
     return;
   }
-  waiting.push_back(std::move(batch));
-  AdmitWaiting(now);
+  if (Ahead(*batch)) {
+    ahead.push_back(std::move(batch));
+  } else {
+    waiting.push_back(std::move(batch));
+    AdmitWaiting(now);
+  }
   PumpCredit(now);
+}
+
+bool WorkerCore::Impl::Ahead(const ScoredBatch& batch) const {
+  const std::uint64_t required = batch.candidates.required_version;
+  return required != 0 && (!model_ready || required > model_version);
+}
+
+// A version came into force: what waited for it goes on. What it left behind is rejected by select.
+void WorkerCore::Impl::AdmitAhead(MonoTime now) {
+  for (ScoredBatchPtr& batch : std::exchange(ahead, {}))
+    (Ahead(*batch) ? ahead : waiting).push_back(std::move(batch));
+  AdmitWaiting(now);
 }
 
 // A suspect is scored with nothing else in the worker, so that a death points at it alone.

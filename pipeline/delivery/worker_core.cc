@@ -166,6 +166,7 @@ void WorkerCore::StartDrain(const std::string& reason, MonoTime now) {
     if (!entry.decided) undecided.push_back(key);
   }
   m.waiting.clear();
+  m.ahead.clear();
   m.ReturnKeys(undecided, ReturnReason::kDrain, now);
 }
 

@@ -77,6 +77,8 @@ struct WorkerCore::Impl {
   void On(WorkerSession& s, Credit& m, MonoTime now);
   void Admit(ScoredBatchPtr batch, MonoTime now);
   void AdmitWaiting(MonoTime now);
+  bool Ahead(const ScoredBatch& batch) const;
+  void AdmitAhead(MonoTime now);
   void Decide(const BatchKey& key, WorkerEntry& entry, ScoredBatch& batch, MonoTime now);
   void Count(const ScoredBatch& batch);
   void ReturnKeys(const std::vector<BatchKey>& keys, ReturnReason reason, MonoTime now);
@@ -136,6 +138,7 @@ struct WorkerCore::Impl {
   std::map<std::uint32_t, std::uint64_t> lane_bytes;  // held, by loader
   std::map<std::uint32_t, std::uint64_t> lane_batches;
   std::deque<ScoredBatchPtr> waiting;  // behind or before a suspect
+  std::deque<ScoredBatchPtr> ahead;    // of the model: each requires a version that is to come
   std::size_t in_graph = 0;
   bool suspect_in_graph = false;
   std::map<std::pair<std::uint32_t, std::uint64_t>, EpochEnd> ends;  // (loader, pass), until acked

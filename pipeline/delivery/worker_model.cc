@@ -77,6 +77,7 @@ void WorkerCore::OnModelAck(ModelAck ack, std::uint64_t step, const std::string&
   if (ack.state != ModelState::kReceiving) m.transfer = ModelKind::kUnspecified;
   if (WorkerSession* publisher = m.Find(Role::kPublisher, 0))
     m.SendTo(*publisher, std::move(ack), now);
+  m.AdmitAhead(now);
   m.PumpCredit(now);
 }
 

@@ -175,6 +175,7 @@ void WorkerCore::Impl::AdoptRun(std::uint64_t new_run) {
   lane_bytes.clear();
   lane_batches.clear();
   waiting.clear();
+  ahead.clear();
   ends.clear();
   done_ranks.clear();
   fingerprints.clear();

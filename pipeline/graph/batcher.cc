@@ -27,7 +27,8 @@ bool Batcher::Fits(const ScoredBatch& batch) const {
 }
 
 void Batcher::Add(ScoredBatchPtr batch, MonoTime now, std::vector<ScoreGroupPtr>* ready) {
-  const bool alone = batch->candidates.suspect;
+  // A forward of several batches may differ in the last bits from one of this batch alone.
+  const bool alone = batch->candidates.suspect || batch->candidates.required_version != 0;
   if (open_ != nullptr && (alone || !Fits(*batch))) Flush(ready);
   if (open_ == nullptr) {
     open_ = make_();

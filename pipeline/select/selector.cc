@@ -52,8 +52,9 @@ struct Selector::Impl {
   std::string column;
   std::unique_ptr<Policy> policy;
   std::optional<SiftingWindow> window;
-  std::vector<float> seed;  // history sample that came before the run's first batch
+  std::vector<float> seed;  // history sample of the newest version
   std::uint64_t seed_run = 0;
+  std::uint64_t seed_version = 0;
 
   // Scratch, reused from batch to batch.
   std::vector<std::uint32_t> finite_rows;
@@ -65,15 +66,34 @@ struct Selector::Impl {
   void Adopt(const ScoredBatch& batch) {
     if (policy && run == batch.candidates.run && (job == batch.job || *job == *batch.job)) {
       job = batch.job;
+      if (batch.candidates.required_version != 0) Restart();
       return;
     }
     run = batch.candidates.run;
     job = batch.job;
     options = Resolve(job->policy, batch.scores);
     column = PolicyColumn(options);
-    policy = MakePolicy(options);
     window.emplace(options.modifiers, job->total_steps);
+    Restart();
+  }
+
+  // What earlier batches left in the history goes.
+  void Restart() {
+    policy = MakePolicy(options);
     if (!seed.empty() && seed_run == run) policy->Observe(seed);
+  }
+
+  // False, and rejected: the batch requires a version other than the one that scored it.
+  bool Exact(ScoredBatch& batch) const {
+    const std::uint64_t required = batch.candidates.required_version;
+    if (required == 0) return true;
+    if (required == batch.model_version && seed_run == run && seed_version == required) return true;
+    batch.decision = RejectedDecision(
+        static_cast<std::uint32_t>(batch.candidates.sample_id.size()), ErrorCode::kStale,
+        "required_version is " + std::to_string(required) + "; in force: " +
+            std::to_string(batch.model_version) + ", with the history of " +
+            std::to_string(seed_version));
+    return false;
   }
 
   // By batch.decision.score.
@@ -146,6 +166,7 @@ void Selector::Select(ScoredBatch& batch) {
     return;
   }
   impl_->Adopt(batch);
+  if (!impl_->Exact(batch)) return;
   const std::vector<float>& prior = batch.candidates.prior_score;
   std::vector<float>& score = batch.decision.score;
   if (CountToScore(batch.candidates) == 0 && HasColumn(batch.scores, impl_->column)) {
@@ -173,9 +194,10 @@ void Selector::Select(ScoredBatch& batch) {
   batch.decision.score_seconds = static_cast<float>(Seconds(batch.score_busy));
 }
 
-void Selector::SeedHistory(std::uint64_t run, const std::vector<float>& sample) {
-  if (impl_->policy && impl_->run == run) return;  // it has its own by now
+void Selector::SeedHistory(std::uint64_t run, std::uint64_t version,
+                           const std::vector<float>& sample) {
   impl_->seed_run = run;
+  impl_->seed_version = version;
   impl_->seed.clear();
   std::copy_if(sample.begin(), sample.end(), std::back_inserter(impl_->seed),
                [](float s) { return std::isfinite(s); });

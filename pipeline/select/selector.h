@@ -21,8 +21,9 @@ class Selector {
   // the policy when the job's options or the run changed. Allocates nothing in steady state, if the
   // decision's vectors are large enough by an earlier use. Never throws.
   void Select(ScoredBatch& batch);
-  // Starts the policy's history from a sample (a model version's `history`), if it has none yet.
-  void SeedHistory(std::uint64_t run, const std::vector<float>& sample);
+  // A model version came into force, with its `history`: the policy's history starts from it if it
+  // has none yet, and is exactly it for each batch that requires this version.
+  void SeedHistory(std::uint64_t run, std::uint64_t version, const std::vector<float>& sample);
 
  private:
   struct Impl;

@@ -29,6 +29,7 @@ Result<Candidates> From(const v1::Candidates& from, const Frames& frames) {
   m.trainer_step = from.trainer_step();
   m.suspect = from.suspect();
   m.unscored = from.unscored();
+  m.required_version = from.required_version();
   return m;
 }
 
@@ -45,6 +46,7 @@ void To(const Candidates& from, v1::Candidates* to, Frames* frames) {
   to->set_trainer_step(from.trainer_step);
   to->set_suspect(from.suspect);
   to->set_unscored(from.unscored);
+  to->set_required_version(from.required_version);
 }
 
 Result<Selected> From(const v1::Selected& from, const Frames& frames) {

@@ -29,7 +29,7 @@ void BenchSelect(benchmark::State& state, const PolicyOptions& policy, std::size
   Selector selector;
   std::vector<float> sample(history);
   for (float& loss : sample) loss = losses(rng);
-  selector.SeedHistory(1, sample);
+  selector.SeedHistory(1, 1, sample);
   std::uint64_t id = 0;
   const auto refill = [&] {
     for (float& loss : batch.scores.columns[0]) loss = losses(rng);

@@ -19,6 +19,7 @@ from threads import split_cores
 import siftd
 
 KEEP = 0.5
+EXACT = "drop-in, deterministic"
 FIXED_F, FIXED_WORKERS = 0.46, 2  # cost of scoring a row / of training it; the workers needed are f / keep = 0.92
 
 
@@ -31,6 +32,7 @@ class Arm:
     after: Callable[[], None] | None = None
     beside: Neighbour | None = None
     fixed_cost: bool = False
+    no_goal: bool = False
     rounds: list[Round] = field(default_factory=list)
     around: list[tuple[Round, Round]] = field(default_factory=list)  # of what it is compared with, by round
 
@@ -83,6 +85,9 @@ def make_arms(
     for name, make in makers.items():
         if name in which:
             arms[name] = make(name, stack, kind, rows, loop, _workers(stack, real, 1))
+    if EXACT in which:
+        arms[EXACT] = _drop_in(EXACT, stack, kind, rows, loop, _workers(stack, real, 1), deterministic=True)
+        arms[EXACT].no_goal = True  # it costs what it costs
     program = fixed_cost_program()
     if program is not None and any(f"{name}, fixed cost" in which for name in makers):
         with bound():
@@ -100,9 +105,11 @@ def _workers(stack: contextlib.ExitStack, command: Sequence[str], count: int) ->
     return stack.enter_context(pool(command, count, *flags, cores=split_cores()[1])).endpoints
 
 
-def _drop_in(name: str, stack: contextlib.ExitStack, kind: str, rows: int, loop: Loop, endpoints: list[str]) -> Arm:
+def _drop_in(
+    name: str, stack: contextlib.ExitStack, kind: str, rows: int, loop: Loop, endpoints: list[str], **options: Any
+) -> Arm:
     loader = siftd.SiftingDataLoader(
-        Batches(kind, rows), model=loop.model, policy=siftd.Uniform(KEEP), workers=endpoints
+        Batches(kind, rows), model=loop.model, policy=siftd.Uniform(KEEP), workers=endpoints, **options
     )
     stack.callback(loader.close)
     return Arm(name, iter(loader), lambda: loader.step(loop.model))

@@ -285,7 +285,7 @@ def test_spawn_and_death_of_workers() -> None:
 
 
 def test_capacity_message(worker: Worker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("siftd.dropin.CAPACITY_AFTER", 5)
+    monkeypatch.setattr("siftd._loop.dropin_loop.CAPACITY_AFTER", 5)
     with caplog.at_level(logging.INFO, "siftd"), sift(DataLoader(Rows(320), 16), worker) as loader:
         for _ in loader:
             loader.step()

@@ -22,22 +22,11 @@
 
 #include "pipeline/base/status.h"
 #include "pipeline/data/job.h"
+#include "pipeline/data/trainer_state.h"
 #include "pipeline/delivery/train_batch.h"
 #include "siftd/client_options.h"
 
 namespace siftd {
-
-// What was trained: enough for a new process to go on without losing or repeating a row. `half` are
-// the untrained rows of the one key that is half trained.
-struct TrainerState {
-  DecidedSet decided;
-  std::optional<Selected> half;
-  std::uint64_t steps = 0;
-  std::uint32_t rank = 0;
-  std::uint32_t world = 1;
-  std::uint32_t loader_count = 1;
-  std::uint32_t batch_size = 1;
-};
 
 struct TrainerOptions {
   ClientOptions client;
@@ -56,7 +45,7 @@ struct TrainerOptions {
   std::uint64_t seed = 0;
   std::uint64_t total_steps = 0;          // of the run; 0 = unknown
   std::uint64_t max_staleness_steps = 0;  // older verdicts: all rows pass unsifted; 0 = no bound
-  std::optional<TrainerState> resume;
+  std::optional<TrainerState> resume;  // of State(), or of siftd/state_file.h
   Duration timeout = std::chrono::minutes(10);  // of one Next()
   Duration linger = std::chrono::seconds(10);   // of Finish()
 

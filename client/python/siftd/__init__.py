@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from siftd.losses import BatchLoss
     from siftd.policy import ComposerRank, Confidence, LossCdf, Modifiers, Policy, TopK, Uniform
     from siftd.python_scorer import PythonScorer
+    from siftd.state import Stateful
     from siftd.stream import StreamLoader
 
 __version__ = "0.1.0"
@@ -49,6 +50,7 @@ _HOMES = {
     "losses": ["BatchLoss"],
     "policy": ["ComposerRank", "Confidence", "LossCdf", "Modifiers", "Policy", "TopK", "Uniform"],
     "python_scorer": ["PythonScorer"],
+    "state": ["Stateful"],
     "stream": ["StreamLoader"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -70,6 +72,7 @@ __all__ = [
     "SiftdTimeoutError",
     "SiftingDataLoader",
     "StateError",
+    "Stateful",
     "Stats",
     "StreamLoader",
     "StructureError",

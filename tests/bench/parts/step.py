@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from measure import Goal, Measure, Options, Plot, Result, Series, quartiles, ratio
-from step_arms import Arm, bound, fixed_cost_program, make_arms
+from step_arms import EXACT, Arm, bound, fixed_cost_program, make_arms
 from step_loop import Loop, Round
 from step_models import make_model
 from threads import cores
@@ -68,7 +68,8 @@ def _plan(options: Options) -> tuple[tuple[str, int, tuple[str, ...]], ...]:
     """Model, rows of a batch, arms beside the plain one."""
     devices = options.devices
     if devices.trainer == "cpu":
-        return QUICK if options.quick else tuple((kind, rows, ALL) for kind in CPU_KINDS for rows in ROWS)
+        full = ((kind, rows, (*ALL, EXACT) if rows == 128 else ALL) for kind in CPU_KINDS for rows in ROWS)
+        return QUICK if options.quick else tuple(full)
     plan = SHARED if devices.shared else APART
     return (plan[0], plan[-1]) if options.quick else plan
 
@@ -135,7 +136,7 @@ def _figures_of(arm: Arm, what: str, against: str) -> list[Measure]:
     on_cpu = without[0].device.type == "cpu"
     # On an accelerator the thread waits for the device, too.
     void = on_cpu and statistics.median(r.held_up for r in without) > BUSY * step
-    goal = GOAL if step >= GOAL_FROM and not void else None
+    goal = GOAL if step >= GOAL_FROM and not (void or arm.no_goal) else None
     threads = sorted({name for r in rounds for name in r.others})
     detail = {
         "arm": arm.name,

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import siftd
-from support import ROOT, Worker
+from support import ROOT, Worker, binary
 
 CLASSES = 10
 
@@ -150,6 +150,47 @@ def test_a_cpp_trainer_loses_nothing_when_a_worker_is_killed(pool: list[Worker],
     assert ends[-1][2] == epochs * len(digits()[0])
     closing = re.search(r"trained (\d+) rows in \d+ batches; kept (\d+)", rest)
     assert closing and int(closing[1]) == int(closing[2]) == ends[-1][1]
+
+
+def test_a_killed_cpp_trainer_goes_on_from_its_checkpoint(
+    pool: list[Worker], csv: Path, scorer: Path, tmp_path: Path
+) -> None:
+    """Over the line of checkpoints as many rows are trained as by an undisturbed trainer: none lost, none twice."""
+    command = [example("siftd_cpp_trainer"), "--scorer", str(scorer), *endpoints(pool), "--loaders", "2"]
+    command += ["--uniform", "0.5", "--batch", "32"]
+
+    def rows(told: str) -> int:
+        closing = re.search(r"trained (\d+) rows", told)
+        assert closing, told
+        return int(closing[1])
+
+    with cpp_loaders(pool, csv, 2, 4) as loaders:
+        undisturbed = subprocess.run(command, capture_output=True, text=True, timeout=100)
+        assert undisturbed.returncode == 0, undisturbed.stderr
+        assert [p.wait(30) for p in loaders] == [0, 0]
+    command += ["--checkpoints", str(tmp_path / "run"), "--checkpoint-every", "7"]
+    with cpp_loaders(pool, csv, 2, 4) as loaders:
+        killed = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert killed.stdout is not None
+        told = ""
+        while told.count("checkpoint at") < 3:
+            line = killed.stdout.readline()
+            assert line, told
+            told += line
+        killed.kill()
+        told += killed.communicate(timeout=10)[0]
+        newest = max(int(p.name.removeprefix("step-")) for p in (tmp_path / "run").glob("step-*"))
+        before = dict(map(int, pair) for pair in re.findall(r"checkpoint at step (\d+), (\d+) rows", told))
+        resumed = subprocess.run(command, capture_output=True, text=True, timeout=100)
+        assert resumed.returncode == 0, resumed.stderr
+        assert f"goes on from {tmp_path}/run/step-{newest}" in resumed.stdout
+        assert [p.wait(30) for p in loaders] == [0, 0]
+    assert newest in before, "killed between a checkpoint and its line: no row count of it"
+    assert before[newest] + rows(resumed.stdout) == rows(undisturbed.stdout)
+    state = tmp_path / "run" / f"step-{newest}" / "state.siftd"
+    shown = subprocess.run([binary(), "state", "show", str(state)], capture_output=True, text=True, timeout=30)
+    assert shown.returncode == 0, shown.stderr
+    assert f'"steps": "{newest}"' in shown.stdout
 
 
 def test_cpp_loaders_feed_a_python_trainer_and_survive_a_killed_worker(pool: list[Worker], csv: Path) -> None:

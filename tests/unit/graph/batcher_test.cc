@@ -84,5 +84,16 @@ TEST(Batcher, ASuspectIsAlone) {
   EXPECT_EQ(ready[1]->batches.size(), 1u);
 }
 
+TEST(Batcher, ABatchThatRequiresAVersionIsAlone) {
+  Batcher batcher({.max_rows = 100, .max_age = milliseconds(5)});
+  for (int i = 0; i < 2; ++i) {
+    auto exact = MakeBatch(i);
+    exact->candidates.required_version = 1;
+    const auto ready = Add(batcher, exact);
+    ASSERT_EQ(ready.size(), 1u);
+    EXPECT_EQ(ready[0]->batches.size(), 1u);
+  }
+}
+
 }  // namespace
 }  // namespace siftd

@@ -226,16 +226,50 @@ TEST(Selector, NewRunForgetsTheHistoryAndTakesTheSeed) {
   policy.kind = LossCdfOptions{.beta = 1};
   ScoredBatch first = Batch(policy, {1, 2, 3});
   selector.Select(first);
-  selector.SeedHistory(1, {100, 100});  // the run has its own history: not taken
+  selector.SeedHistory(1, 2, {100, 100});  // the run has its own history: not taken
   ScoredBatch same = Batch(policy, {5});
   selector.Select(same);
   EXPECT_THAT(same.decision.percentile, ElementsAre(0.75f));
 
-  selector.SeedHistory(2, {10, 20, NAN});
+  selector.SeedHistory(2, 1, {10, 20, NAN});
   ScoredBatch next = Batch(policy, {15});
   next.candidates.run = 2;
   selector.Select(next);
   EXPECT_FLOAT_EQ(next.decision.percentile.at(0), 1.0f / 3);
+}
+
+TEST(Selector, ABatchThatRequiresAVersionSeesThatVersionsHistoryAlone) {
+  Selector selector;
+  PolicyOptions policy;
+  policy.kind = LossCdfOptions{.beta = 1};
+  selector.SeedHistory(1, 3, {1, 2, 3});
+  const auto percentile = [&](float score) {
+    ScoredBatch batch = Batch(policy, {score});
+    batch.candidates.required_version = batch.model_version = 3;
+    selector.Select(batch);
+    return batch.decision.percentile.at(0);
+  };
+  EXPECT_FLOAT_EQ(percentile(10), 0.75f);
+  ScoredBatch other = Batch(policy, {20, 20, 20});  // requires none: the history learns from it
+  selector.Select(other);
+  EXPECT_FLOAT_EQ(percentile(10), 0.75f);
+  selector.SeedHistory(1, 3, {});
+  EXPECT_FLOAT_EQ(percentile(10), 0.0f);
+}
+
+TEST(Selector, AVersionOtherThanTheRequiredOneIsRejected) {
+  Selector selector;
+  selector.SeedHistory(1, 3, {});
+  for (const auto& [scored_by, required] : {std::pair{4u, 3u}, std::pair{2u, 2u}}) {
+    ScoredBatch batch = Batch(Uniform(1), {1, 2});
+    batch.model_version = scored_by;
+    batch.candidates.required_version = required;
+    selector.Select(batch);
+    EXPECT_EQ(batch.decision.outcome, Outcome::kRejected);
+    EXPECT_EQ(batch.decision.code, ErrorCode::kStale);
+    EXPECT_EQ(batch.decision.rows, 2u);
+    EXPECT_THAT(batch.decision.text, HasSubstr("required_version is " + std::to_string(required)));
+  }
 }
 
 }  // namespace

@@ -53,6 +53,10 @@ class Outbox:
             self.hand_out(item)
         return item
 
+    def asks(self) -> bool:
+        """The loop is about to wait for a batch; True: the I/O thread must be woken."""
+        return False
+
     def took(self) -> bool:
         """After `take`; True: the I/O thread must be woken."""
         was, self.full = self.full, False

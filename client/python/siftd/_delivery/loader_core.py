@@ -39,6 +39,8 @@ class Lease:
     suspect: bool = False
     unscored: bool = False
     deaths_alone: int = 0
+    version: int = 0  # of the model, that is to decide it; 0 = any
+    step: int = 0  # with a version: the trainer's step that the decision sees
     context: Any = None  # the owner's
 
 
@@ -258,7 +260,8 @@ class LoaderCore(ClientCore):
                 # Relaying it killed a worker, too: without its tensors it is rejected, and decided all the same.
                 tensor=() if lease.deaths_alone > 2 else lease.tensors,
                 prior_score=np.asarray(lease.prior).tolist(),
-                trainer_step=self.step,
+                trainer_step=lease.step if lease.version else self.step,
+                required_version=lease.version,
                 suspect=lease.suspect,
                 unscored=lease.unscored,
             )

@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from siftd._batches import structure
+from siftd._batches.rounds import Rounds
 from siftd._delivery.loader_core import LoaderCore, LoaderOptions
 from siftd._delivery.native_loader import NativeIo, NativeLoaderCore, available
 from siftd._delivery.session import new_incarnation
 from siftd._loop.engine import Engine, EngineOptions
+from siftd._loop.exact_engine import ExactEngine
 from siftd._loop.inline import InlineCore, InlineIo
 from siftd._loop.native_engine import NativeBatchIo, NativeEngine, takes
 from siftd._net.transport import IoThread
@@ -25,6 +27,20 @@ def inline(
 ) -> tuple[AnyEngine, Io]:
     engine = Engine(options, core, pad, history)
     return engine, InlineIo(engine, core)
+
+
+def exact(
+    options: EngineOptions,
+    loader: LoaderOptions,
+    endpoints: Sequence[str],
+    pad: structure.Pad,
+    rounds: Rounds,
+    history: Sequence[float],
+) -> tuple[AnyEngine, Io]:
+    """Deterministic mode, in Python. Not started."""
+    core = LoaderCore(loader, new_incarnation())
+    engine = ExactEngine(options, core, pad, rounds, history)
+    return engine, IoThread(THREAD, endpoints, core, engine.turn)
 
 
 def with_workers(

@@ -55,6 +55,7 @@ class Wishes:
     seed: int
     start_timeout: float
     cost: ScoreCost = ScoreCost()
+    deterministic: bool = False
 
     @property
     def inline(self) -> bool:
@@ -200,4 +201,7 @@ class BringUp:
         extra = self._w.cost.flags()
         if lanes * BATCH_BYTES_MOST > WORKER_BUDGET:
             extra += ("--budget-bytes", str(lanes * BATCH_BYTES_MOST))
-        return LocalWorkers(scorer, plan(self._w.workers, device, lanes), extra)
+        planned = plan(self._w.workers, device, lanes)
+        if self._w.deterministic:  # sums of several threads depend on their number
+            planned = [(device, 1) for device, _ in planned]
+        return LocalWorkers(scorer, planned, extra)

@@ -69,6 +69,7 @@ class Engine(Outbox):
         self._quick = 0
         self._warned: set[str] = set()
         self._cancels = self._cancels_done = 0
+        self.required = (0, 0)  # model version that decides the candidates offered from now on, its step; 0: any
         self._described: tuple[Any, list[Any]] = (None, [])  # shapes and types of the newest candidate; descriptors
 
     # ------------------------------------------------------------ the caller's thread
@@ -146,7 +147,7 @@ class Engine(Outbox):
                 self.core.verdicts = verdicts
                 return False
             for verdicted, piece in zip(verdicts, pieces, strict=True):
-                self._decided(verdicted, piece)
+                self._arrived(verdicted, piece)
             self._time_late(late)
             self.core.step = self.steps
             self.stats.duplicates = self.core.duplicates
@@ -212,6 +213,8 @@ class Engine(Outbox):
                 payload,
                 item.occurrence,
                 nbytes=sum(p.nbytes for p in payload),
+                version=self.required[0],
+                step=self.required[1],
                 context=item.flat,
             ),
             now,
@@ -237,6 +240,9 @@ class Engine(Outbox):
             kept = np.asarray(d.kept, np.int64)
         info = RowInfo(lease.sample_ids, kept, d, lease.epoch, prior=lease.prior)
         return Piece(lease.key, lease.context, info, kept)
+
+    def _arrived(self, v: Verdicted, piece: Piece) -> None:
+        self._decided(v, piece)
 
     def _decided(self, v: Verdicted, piece: Piece) -> None:
         d, n, s = v.decision, len(v.lease.sample_ids), self.stats
