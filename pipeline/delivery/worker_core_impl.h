@@ -77,6 +77,8 @@ struct WorkerCore::Impl {
   void On(WorkerSession& s, Credit& m, MonoTime now);
   void Admit(ScoredBatchPtr batch, MonoTime now);
   void AdmitWaiting(MonoTime now);
+  // A batch that may have killed a worker is being scored here, or waits for it.
+  bool SuspectIsHere() const;
   void Decide(const BatchKey& key, WorkerEntry& entry, ScoredBatch& batch, MonoTime now);
   void Count(const ScoredBatch& batch);
   void ReturnKeys(const std::vector<BatchKey>& keys, ReturnReason reason, MonoTime now);
