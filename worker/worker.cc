@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "pipeline/base/fault_point.h"
 #include "pipeline/wire/codec.h"
 #include "worker/python_backend.h"
 #include "worker/version.h"
@@ -201,6 +202,8 @@ void Worker::Receive(MonoTime now) {
                          InvalidArgument("frames are more than 34; allowed: 2 to 34"), now);
     } else if (auto message = Decode(received.frames); message.ok()) {
       log_->debug("<- {} {}", received.peer, MessageName(*message));
+      if (std::holds_alternative<Candidates>(*message)) FaultPoint("receive");
+      if (std::holds_alternative<Ack>(*message)) FaultPoint("ack");
       core_->OnMessage(received.peer, std::move(message).value(), now);
     } else {
       core_->OnMalformed(received.peer, message.status(), now);
@@ -269,7 +272,8 @@ void Worker::Send(PeerHandle to, const Message& message, MonoTime now) {
   Encode(message, &outgoing_);
   const auto sent = router_->Send(to, outgoing_);
   outgoing_.clear();
-  if (sent == RouterEndpoint::Sent::kUnreachable) core_->OnUnreachable(to, now);
+  if (sent == RouterEndpoint::Sent::kUnreachable) return core_->OnUnreachable(to, now);
+  if (std::holds_alternative<Selected>(message)) FaultPoint("await_ack");
 }
 
 void Worker::Tick(MonoTime now) {

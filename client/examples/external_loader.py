@@ -187,6 +187,8 @@ class Loader:
             for key in zip(getattr(m.keys, "pass"), m.keys.seq, strict=True):
                 if key in self.leases and self.leases[key]["link"] is link:
                     self.take_back(self.leases[key])
+                    if m.reason == wire.RETURN_LANE_HUNG:  # another suspect is there
+                        self.leases[key].update(was=None, not_before=time.monotonic() + 0.05)
         elif isinstance(m, wire.EpochAck) and m.run == run:  # 5
             if self.end is not None and getattr(m, "pass") == getattr(self.end, "pass"):
                 self.end = None
@@ -228,7 +230,9 @@ class Loader:
     # ---------------------------------------------------------------- what goes
     def pump(self) -> None:
         """Sends waiting leases, oldest first, to the worker with most credit left; and the end of the pass."""
-        for key in sorted(k for k, lease in self.leases.items() if lease["link"] is None):
+        now = time.monotonic()
+        waiting = (k for k, lease in self.leases.items() if lease["link"] is None and lease["not_before"] <= now)
+        for key in sorted(waiting):
             best = max(self.links, key=lambda link: link.free)
             if best.free <= 0:
                 break
@@ -310,7 +314,9 @@ class Loader:
                 if self.rewound or self.done:
                     return
             if seq not in decided:
-                self.leases[number, seq] = {"link": None, "was": None, "attempt": 0, "suspect": False, "deaths": 0}
+                self.leases[number, seq] = {
+                    "link": None, "was": None, "attempt": 0, "suspect": False, "deaths": 0, "not_before": 0.0,
+                }  # fmt: skip
         final = bool(self.args.epochs) and number + 1 >= self.args.epochs and not self.position.repeat
         self.end = wire.EpochEnd(
             run=self.position.run, loader=self.args.index, epoch=number, batches=batches, final=final

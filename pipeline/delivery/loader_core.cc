@@ -120,6 +120,8 @@ void LoaderCore::Impl::On(std::size_t w, Return& m, MonoTime now) {
   for (const BatchKey& key : m.keys) {
     leases.Return(key, w);
     suspects.Returned(w, key);
+    // The worker has another loader's suspect.
+    if (m.reason == ReturnReason::kLaneHung) careful_again = now + kCarefulAgain;
   }
   Pump(now);
 }

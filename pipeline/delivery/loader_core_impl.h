@@ -77,6 +77,8 @@ struct LoaderCore::Impl final : ClientLinks::Owner {
   // The one batch that is being scored alone, and where.
   std::optional<std::pair<BatchKey, std::size_t>> careful;
   std::optional<std::size_t> reserved_for_careful;
+  static constexpr Duration kCarefulAgain = milliseconds(50);
+  MonoTime careful_again{};  // no batch is sent to be scored alone before
 
   std::uint64_t run = 0;  // 0: no position yet
   std::uint32_t world = 1;

@@ -77,7 +77,7 @@ std::optional<std::size_t> LoaderCore::Impl::PumpCareful(MonoTime now) {
         reserved_for_careful = w;
     }
   }
-  if (reserved_for_careful && leases.out(*reserved_for_careful) == 0 &&
+  if (now >= careful_again && reserved_for_careful && leases.out(*reserved_for_careful) == 0 &&
       peers[*reserved_for_careful].credit.CanSend()) {
     careful.emplace(lease->batch.key, *reserved_for_careful);
     SendLease(careful->second, careful->first, now);

@@ -52,6 +52,11 @@ void WorkerCore::Impl::On(WorkerSession& s, Candidates& m, MonoTime now) {
     return;
   }
   const auto rows = static_cast<std::uint32_t>(m.sample_id.size());
+  if (m.suspect && SuspectIsHere()) {  // else a death by that one would be blamed on this one, too
+    SendTo(s, Return{{}, run, {m.key}, ReturnReason::kLaneHung}, now);
+    PumpCredit(now);
+    return;
+  }
   counters.candidates += rows;
   auto batch = std::make_shared<ScoredBatch>();
   batch->job = job;
@@ -100,6 +105,13 @@ void WorkerCore::Impl::AdmitAhead(MonoTime now) {
   for (ScoredBatchPtr& batch : std::exchange(ahead, {}))
     (Ahead(*batch) ? ahead : waiting).push_back(std::move(batch));
   AdmitWaiting(now);
+}
+
+bool WorkerCore::Impl::SuspectIsHere() const {
+  return suspect_in_graph || std::any_of(waiting.begin(), waiting.end(), [this](const auto& b) {
+           const auto it = entries.find(b->candidates.key);
+           return b->candidates.suspect && it != entries.end() && it->second.batch == b;
+         });
 }
 
 // A suspect is scored with nothing else in the worker, so that a death points at it alone.

@@ -79,6 +79,8 @@ struct WorkerCore::Impl {
   void AdmitWaiting(MonoTime now);
   bool Ahead(const ScoredBatch& batch) const;
   void AdmitAhead(MonoTime now);
+  // A batch that may have killed a worker is being scored here, or waits for it.
+  bool SuspectIsHere() const;
   void Decide(const BatchKey& key, WorkerEntry& entry, ScoredBatch& batch, MonoTime now);
   void Count(const ScoredBatch& batch);
   void ReturnKeys(const std::vector<BatchKey>& keys, ReturnReason reason, MonoTime now);

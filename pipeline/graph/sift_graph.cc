@@ -11,6 +11,7 @@
 #include <utility>
 #include <variant>
 
+#include "pipeline/base/fault_point.h"
 #include "pipeline/graph/group_pool.h"
 #include "pipeline/graph/stage_clock.h"
 
@@ -248,6 +249,7 @@ int SiftGraph::Impl::Finish(const ScoredBatchPtr& b) {
   Guard(*b, "emit", [&] { Emit(*b); });
   emit_clock.Leave({}, Now() - begin);
   inflight.fetch_sub(1);
+  FaultPoint("emit");
   decided->Decided(b);
   return 1;
 }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "pipeline/base/bounded_queue.h"
+#include "pipeline/base/fault_point.h"
 #include "pipeline/base/thread.h"
 #include "pipeline/model/jit_replica.h"
 #include "pipeline/model/prior_rows.h"
@@ -85,6 +86,7 @@ struct Scorer::Impl {
     if (some)
       std::transform(group.batches.begin(), group.batches.end(), std::back_inserter(cut), ToScore);
     const std::vector<ScoredBatchPtr>& parts = some ? cut : group.batches;
+    FaultPoint("score");
     const Status status = r->Score(parts);
     if (status.ok()) {
       for (std::size_t i = 0; i < parts.size(); ++i) TakeScores(*parts[i], group.batches[i].get());

@@ -109,6 +109,30 @@ def test_suspects_go_out_alone_and_are_passed_on_unscored_after_two_deaths() -> 
     assert [(m.key.seq, m.unscored) for _, m in sent(core, wire_pb2.Candidates)] == [(1, False)]
 
 
+def test_a_suspect_that_is_given_back_is_tried_again_later_and_not_blamed() -> None:
+    core = loader_core()
+    tell(core, 0, wire_pb2.Credit(batches=8, bytes=1000))
+    core.offer(lease(0), 0.0)
+    now = 0.0
+    for incarnation in range(8, 12):
+        die(core, 0, incarnation, now)
+        now += 10
+        assert [(m.suspect, m.unscored) for _, m in sent(core, wire_pb2.Candidates)] == [(True, False)]
+        for _ in range(2):
+            busy = wire_pb2.Return(run=5, reason=wire_pb2.RETURN_LANE_HUNG)
+            getattr(busy.keys, "pass").append(0)
+            busy.keys.seq.append(0)
+            busy.keys.loader.append(0)
+            tell(core, 0, busy, now)
+            assert sent(core, wire_pb2.Candidates) == [], "not at once"
+            core.on_tick(now + 0.02)
+            assert sent(core, wire_pb2.Candidates) == []
+            now += 0.06
+            core.on_tick(now)
+            assert len(sent(core, wire_pb2.Candidates)) == 1
+        tell(core, 0, busy, now)
+
+
 def test_a_worker_that_drained_has_not_died() -> None:
     core = loader_core()
     tell(core, 0, wire_pb2.Credit(batches=1, bytes=1000))

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "pipeline/base/clock.h"
+#include "pipeline/base/fault_point.h"
 #include "pipeline/base/memory.h"
 #include "pipeline/base/thread.h"
 #include "pipeline/net/dealer_pool.h"
@@ -134,6 +135,7 @@ class ClientIo {
       for (const std::string& line : actions.log) Log(line);
       for (const std::size_t w : actions.reconnect) pool_.Reopen(w);
       for (const auto& send : actions.sends) {
+        if (std::holds_alternative<ModelChunk>(send.message)) FaultPoint("push_chunk");
         Encode(send.message, &outgoing_);
         const auto sent = pool_.Send(send.worker, outgoing_);
         outgoing_.clear();

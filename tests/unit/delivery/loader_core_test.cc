@@ -423,6 +423,31 @@ TEST_F(LoaderCoreTest, TwoDeathsAloneSendItUnscored) {
   EXPECT_TRUE(rejected->tensors.empty()) << "so that the worker rejects it";
 }
 
+// Bug: it waited at the worker behind another loader's suspect, and was blamed for that one's deaths.
+TEST_F(LoaderCoreTest, ASuspectThatIsGivenBackIsTriedAgainLaterAndNotBlamed) {
+  Ready();
+  Offer(Batch(0));
+  for (std::uint64_t incarnation = 2; incarnation < 6; ++incarnation) {
+    d->Reopen(0, incarnation);
+    GiveCredit(0, 10);
+    const auto sent = d->Next<Candidates>(0);
+    ASSERT_TRUE(sent);
+    EXPECT_TRUE(sent->suspect);
+    EXPECT_FALSE(sent->unscored) << "incarnation " << incarnation;
+    Return busy;
+    busy.run = kRun;
+    busy.keys = {{0, 0, 0}};
+    busy.reason = ReturnReason::kLaneHung;
+    d->Say(0, busy);
+    EXPECT_FALSE(d->Next<Candidates>(0)) << "not at once";
+    d->Tick(milliseconds(20));
+    EXPECT_FALSE(d->Next<Candidates>(0));
+    d->Tick(milliseconds(40));
+    EXPECT_TRUE(d->Next<Candidates>(0));
+    d->Say(0, busy);
+  }
+}
+
 TEST_F(LoaderCoreTest, ACutLinkMakesNoSuspects) {
   Ready();
   Offer(Batch(0));

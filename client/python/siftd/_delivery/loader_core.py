@@ -16,6 +16,7 @@ from siftd._delivery.score_cache import ScoreCache
 from siftd._wire.codec import wire_pb2
 
 PENDING_MOST = 2  # batches that wait for credit, for owners that offer while there is room
+CAREFUL_AGAIN = 0.05  # seconds until a suspect is tried again at a worker that has another one
 CLOSED_MOST = 4096  # leases given up whose verdicts are still waited for, to be timed
 
 Key = tuple[int, int]  # (pass, seq); the loader index is this process's
@@ -108,6 +109,7 @@ class LoaderCore(ClientCore):
         self._ends: dict[int, Any] = {}  # SAMPLES: EpochEnd by pass, until acked
         self._held_at_loss: dict[int, list[Key]] = {}  # by worker
         self._careful = False  # there are suspects
+        self._careful_again = 0.0  # none is sent before
         self._scores = ScoreCache(options.rescore_every, options.data_size)
 
     # ------------------------------------------------------------ the owner
@@ -219,6 +221,10 @@ class LoaderCore(ClientCore):
         self._take_back(held)
         self.pump(now)
 
+    def on_time(self, now: float) -> None:
+        if self._careful:
+            self.pump(now)
+
     def _suspect(self, keys: list[Key]) -> None:
         """Rule 11: batches held when a worker died are scored alone; two deaths alone, and they are not scored."""
         for lease in [*self.pending, *self.leases.values()]:
@@ -242,7 +248,7 @@ class LoaderCore(ClientCore):
     def pump(self, now: float) -> None:
         """Sends what credit allows, oldest first, to the worker with most credit left; suspects alone (rule 11)."""
         while self.pending:
-            lease, best = self._choose()
+            lease, best = self._choose(now)
             if lease is None or best < 0:
                 return
             self.pending.remove(lease)  # nearly always the first
@@ -268,7 +274,7 @@ class LoaderCore(ClientCore):
             _set_key(message.key, self.options.index, lease.key)
             self.send(best, message, () if lease.deaths_alone > 2 else lease.payload, now)
 
-    def _choose(self) -> tuple[Lease | None, int]:
+    def _choose(self, now: float) -> tuple[Lease | None, int]:
         if not self._careful:
             return self.pending[0], self._best_worker(-1)
         out = Counter(lease.worker for lease in self.leases.values())
@@ -279,7 +285,8 @@ class LoaderCore(ClientCore):
         if alone is None and waiting is not None:
             usable = [w for w, session in enumerate(self.sessions) if session.open]
             reserved = min(usable, key=lambda w: out[w], default=-1)
-            if reserved >= 0 and out[reserved] == 0 and self._accounts[reserved].free > 0:
+            idle = reserved >= 0 and out[reserved] == 0 and self._accounts[reserved].free > 0
+            if idle and now >= self._careful_again:
                 return waiting, reserved
         # The reserved worker runs dry for the suspect, or holds it; the others go on.
         return next((lease for lease in self.pending if not lease.suspect), None), self._best_worker(reserved)
@@ -310,6 +317,8 @@ class LoaderCore(ClientCore):
             case wire_pb2.Return() if message.run == self.run:
                 keys = [k for k in _keys(message.keys) if k in self.leases and self.leases[k].worker == worker]
                 self._take_back([self.leases[k] for k in keys])
+                if message.reason == wire_pb2.RETURN_LANE_HUNG:  # the worker has another loader's suspect
+                    self._careful_again = now + CAREFUL_AGAIN
                 self.pump(now)
             case wire_pb2.EpochAck() if message.run == self.run:
                 number = getattr(message, "pass")
