@@ -12,6 +12,11 @@
 #include "worker/metrics.h"
 
 namespace siftd {
+namespace {
+
+constexpr std::size_t kMostBytes = 4096;  // of a request's body: none is asked for
+
+}  // namespace
 
 struct HttpServer::Impl {
   httplib::Server server;
@@ -37,6 +42,8 @@ Result<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string& address
   const std::string host = address.substr(0, colon);
   auto impl = std::make_unique<Impl>();
   Impl* p = impl.get();
+  p->server.set_payload_max_length(kMostBytes);
+  p->server.set_read_timeout(5);
   p->server.new_task_queue = [] { return new httplib::ThreadPool(2); };
   p->server.Get("/metrics", [p](const httplib::Request&, httplib::Response& response) {
     std::shared_ptr<const StatusReply> status;

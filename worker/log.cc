@@ -8,6 +8,26 @@
 namespace siftd {
 namespace {
 
+// What a peer calls itself must not look like a line of its own, nor move a terminal's cursor.
+class PlainText final : public spdlog::custom_flag_formatter {
+ public:
+  void format(const spdlog::details::log_msg& msg, const std::tm& /*time*/,
+              spdlog::memory_buf_t& dest) override {
+    static constexpr std::string_view kNextLine = "\n    ";
+    for (const char c : msg.payload) {
+      if (c == '\n') {
+        dest.append(kNextLine.data(), kNextLine.data() + kNextLine.size());
+      } else {
+        const bool control = static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
+        dest.push_back(control && c != '\t' ? '?' : c);
+      }
+    }
+  }
+  std::unique_ptr<custom_flag_formatter> clone() const override {
+    return std::make_unique<PlainText>();
+  }
+};
+
 // Writes the message as the inside of a JSON string.
 class JsonText final : public spdlog::custom_flag_formatter {
  public:
@@ -48,7 +68,7 @@ Result<Log> MakeLog(const WorkerConfig& config, const std::string& name) {
     formatter->add_flag<JsonText>('*').set_pattern(
         R"({"ts":"%Y-%m-%dT%H:%M:%S.%e%z","level":"%l","component":"worker","worker":"%n","text":"%*"})");
   } else {
-    formatter->set_pattern("%H:%M:%S.%e %^%L%$ [%n] %v");
+    formatter->add_flag<PlainText>('*').set_pattern("%H:%M:%S.%e %^%L%$ [%n] %*");
   }
   log->set_formatter(std::move(formatter));
   log->set_level(spdlog::level::from_str(config.log_level));

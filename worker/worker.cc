@@ -9,6 +9,7 @@
 
 #include "pipeline/base/fault_point.h"
 #include "pipeline/wire/codec.h"
+#include "pipeline/wire/limits.h"
 #include "worker/python_backend.h"
 #include "worker/version.h"
 
@@ -18,6 +19,7 @@ namespace {
 constexpr int kMessagesPerTurn = 64;  // before results and deadlines get their turn
 constexpr Duration kPublishEvery = milliseconds(200);
 constexpr Duration kStuck = std::chrono::seconds(10);
+constexpr Duration kSilence = std::chrono::seconds(10);  // a connection without a word; at least
 
 int Cores() {
   cpu_set_t set;
@@ -36,6 +38,19 @@ std::string DefaultName() {
   char host[256] = "worker";
   gethostname(host, sizeof(host) - 1);
   return std::string(host) + "-" + std::to_string(getpid());
+}
+
+// More than any honest peer can have on its way: what its credit allows, or a publisher's chunks,
+// and headers.
+net::GuardLimits GuardFor(const WorkerConfig& config) {
+  constexpr std::uint64_t kChunksInFlight = 5;
+  const std::uint64_t chunk =
+      std::min<std::uint64_t>(config.max_frame_bytes, limits::kMaxChunkBytes);
+  net::GuardLimits guard;
+  guard.unfinished_bytes =
+      config.budget_bytes + kChunksInFlight * chunk + 2 * limits::kMaxHeaderBytes;
+  guard.silence = std::max<Duration>(kSilence, 2 * milliseconds(config.liveness_ms));
+  return guard;
 }
 
 WorkerConfig Completed(WorkerConfig config) {
@@ -101,6 +116,7 @@ Status Worker::Start(ReplicaLoader load) {
   core.liveness = milliseconds(config_.liveness_ms);
   core.score_deadline = BatchDeadline(config_);
   core.default_policy = config_.policy;
+  core.check_policy = [](const PolicyOptions& policy) { return siftd::Validate(policy); };
   core.artifact_upload = config_.allow_artifact_upload;
   core_ = std::make_unique<WorkerCore>(core);
 
@@ -126,6 +142,7 @@ Status Worker::Start(ReplicaLoader load) {
   router.insecure_plaintext = config_.insecure_plaintext;
   router.max_frame_bytes = static_cast<std::int64_t>(config_.max_frame_bytes);
   router.high_water_mark = static_cast<int>(2 * config_.loader_window + 64);
+  router.guard = GuardFor(config_);
   SIFTD_ASSIGN_OR_RETURN(router_, RouterEndpoint::Bind(router));
   if (!config_.http.empty()) {
     SIFTD_ASSIGN_OR_RETURN(http_, HttpServer::Start(config_.http));
@@ -285,6 +302,7 @@ void Worker::Tick(MonoTime now) {
   auto status = std::make_shared<StatusReply>(core_->Snapshot(now));
   Complete(status.get());
   WarnOfSlowStages(*status, now);
+  WarnOfCuts();
   std::string reason = core_->NotReadyReason();
   if (reason.empty() && python_ != nullptr) reason = python_->down();
   if (http_ != nullptr) http_->Publish(std::move(status), reason);
@@ -293,6 +311,10 @@ void Worker::Tick(MonoTime now) {
 // What the core does not know.
 void Worker::Complete(StatusReply* status) const {
   status->stages = graph_->Stages();
+  if (const net::Cuts& cuts = router_->cuts(); cuts.unfinished + cuts.silent > 0) {
+    status->errors["CUT_UNFINISHED_MESSAGE"] = cuts.unfinished;
+    status->errors["CUT_SILENT_CONNECTION"] = cuts.silent;
+  }
   if (python_ == nullptr) return;
   if (const std::uint64_t deaths = python_->deaths(); deaths > 0)
     status->errors["SCORER_PROCESS_DIED"] = deaths;
@@ -300,6 +322,19 @@ void Worker::Complete(StatusReply* status) const {
     status->ready = false;
     status->not_ready_reason = std::move(down);
   }
+}
+
+void Worker::WarnOfCuts() {
+  const net::Cuts cuts = router_->cuts();
+  if (cuts.unfinished > warned_.unfinished) {
+    log_->warn("{} connections were cut: each sent a message that did not end",
+               cuts.unfinished - warned_.unfinished);
+  }
+  if (cuts.silent > warned_.silent) {
+    log_->warn("{} connections were cut: none of them ever sent a message",
+               cuts.silent - warned_.silent);
+  }
+  warned_ = cuts;
 }
 
 void Worker::WarnOfSlowStages(const StatusReply& status, MonoTime now) {

@@ -52,6 +52,7 @@ class Worker final : public DecidedPort {
   void Tick(MonoTime now);
   void Complete(StatusReply* status) const;
   void WarnOfSlowStages(const StatusReply& status, MonoTime now);
+  void WarnOfCuts();
 
   const WorkerConfig config_;
   const Log log_;
@@ -77,6 +78,7 @@ class Worker final : public DecidedPort {
   MonoTime last_publish_{};
   MonoTime last_progress_{};
   std::uint64_t last_decided_ = 0;
+  net::Cuts warned_;
 };
 
 }  // namespace siftd

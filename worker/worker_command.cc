@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/worker_command.h"
 
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <csignal>
 #include <cstdio>
@@ -37,10 +39,20 @@ Status WritePortFile(const std::string& path, const std::string& endpoint) {
   return OkStatus();
 }
 
+// A connection costs a descriptor, and the usual soft limit of 1,024 is soon reached.
+void RaiseDescriptorLimit() {
+  constexpr rlim_t kEnough = 65536;
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= kEnough) return;
+  limit.rlim_cur = std::min(limit.rlim_max, kEnough);
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 }  // namespace
 
 int RunWorker(const WorkerConfig& config, int parent_pid, ReplicaLoader load) {
   KeepFreedMemory();
+  RaiseDescriptorLimit();
   Watch::BlockSignals();
   std::signal(SIGCHLD, SIG_DFL);  // where it came ignored, no child process could be waited for
   auto log = MakeLog(config, config.name.empty() ? "siftd" : config.name);

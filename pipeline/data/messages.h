@@ -55,6 +55,9 @@ enum class ModelState : std::uint8_t {
 };
 enum class GoodbyeReason : std::uint8_t { kUnspecified = 0, kDone = 1, kLeaving = 2 };
 
+// A process that finds its seat taken by a later one goes above it, as long as that is below this.
+inline constexpr std::uint64_t kMaxIncarnation = std::uint64_t{1} << 62;
+
 // Half-open interval of decided seq of one (loader, pass).
 struct DecidedInterval {
   std::uint32_t loader = 0;

@@ -10,6 +10,8 @@
 namespace siftd {
 namespace {
 
+constexpr std::uint64_t kMostBatchBytes = std::uint64_t{64} << 30;
+
 std::string RowText(const Tensor& t) {
   std::string text = "'" + t.name + "' " + std::string(DTypeName(t.dtype)) + " [n";
   for (std::size_t i = 1; i < t.shape.size(); ++i) text += ", " + std::to_string(t.shape[i]);
@@ -87,7 +89,7 @@ Status Assembler::Check(const Selected& rows, std::size_t tensor_rows) const {
                              std::to_string(tensor_rows) + " rows");
     }
   }
-  if (layout_.empty()) return OkStatus();
+  if (layout_.empty()) return CheckRoom(rows.tensors, of);
   if (layout_.size() != rows.tensors.size()) {
     return InvalidArgument(std::to_string(rows.tensors.size()) + " tensors" + of +
                            "; the rows before have " + std::to_string(layout_.size()));
@@ -99,6 +101,16 @@ Status Assembler::Check(const Selected& rows, std::size_t tensor_rows) const {
                            " of the rows before; let the loaders pad to one shape");
   }
   return OkStatus();
+}
+
+// Memory for a whole batch is taken by what the first rows say.
+Status Assembler::CheckRoom(const std::vector<Tensor>& tensors, const std::string& of) const {
+  std::uint64_t row = 0;
+  for (const Tensor& t : tensors) row += t.row_bytes();
+  if (row <= kMostBatchBytes / std::max(1u, options_.batch_size)) return OkStatus();
+  return InvalidArgument("a row has " + std::to_string(row) + " bytes" + of + "; allowed: at most " +
+                         std::to_string(kMostBatchBytes) + " for " +
+                         std::to_string(options_.batch_size) + " rows of a training batch");
 }
 
 Status Assembler::Add(Selected rows) {

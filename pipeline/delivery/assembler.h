@@ -66,6 +66,7 @@ class Assembler {
   struct Building;  // a batch's memory, some of it filled
 
   Status Check(const Selected& rows, std::size_t tensor_rows) const;
+  Status CheckRoom(const std::vector<Tensor>& tensors, const std::string& of) const;
   void Push(Source source);
   TrainBatch Alone(const Source& source) const;
   void Fill();

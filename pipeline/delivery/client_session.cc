@@ -89,7 +89,8 @@ ClientSession::Effect ClientSession::OnError(const ErrorMessage& error, MonoTime
   const bool active = state_ == State::kGreeting || state_ == State::kOpen;
   if (!active || (error.session && error.session != id_)) return Effect::kNone;
   const bool superseded = error.code == ErrorCode::kSuperseded;
-  if (superseded && state_ == State::kGreeting && greeted_unwelcomed_) {
+  if (superseded && state_ == State::kGreeting && greeted_unwelcomed_ &&
+      error.current < kMaxIncarnation) {
     // A clock may have gone back since the process that had this index.
     identity_->incarnation = std::max(identity_->incarnation, error.current + 1);
     next_greeting_ = now;

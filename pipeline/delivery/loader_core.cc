@@ -126,8 +126,16 @@ void LoaderCore::Impl::On(std::size_t w, Return& m, MonoTime now) {
   Pump(now);
 }
 
-void LoaderCore::Impl::On(std::size_t /*w*/, Verdict& m, MonoTime now) {
+void LoaderCore::Impl::On(std::size_t w, Verdict& m, MonoTime now) {
   if (m.run != run || options.mode != Mode::kVerdicts) return;
+  const LeaseTable::Lease* asked = leases.Find(m.key);
+  if (asked != nullptr && m.decision.rows != asked->batch.sample_id.size()) {
+    return links.Lose(w,
+                      "decided " + std::to_string(m.decision.rows) + " rows of batch " +
+                          ToString(m.key) + ", which has " +
+                          std::to_string(asked->batch.sample_id.size()),
+                      now);
+  }
   suspects.Forget(m.key);
   KeepScores(m.key, m.decision.score);
   if (const LeaseTable::Lease* lease = leases.Find(m.key)) {

@@ -87,6 +87,7 @@ void WorkerCore::OnMessage(PeerHandle from, Message message, MonoTime now) {
                           "this session is not known here", "open a new connection and say Hello",
                           true);
           }
+          impl_->ForgetStranger(from);
           return;
         }
         s->heard = now;

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -36,6 +37,8 @@ struct WorkerCoreOptions {
   Duration liveness = milliseconds(5000);         // a silent peer's session ends
   Duration score_deadline = milliseconds(60000);  // queued or scoring; then Return(deadline)
   PolicyOptions default_policy;                   // where the JobSpec names none
+  // Ranges of a JobSpec's policy, which a peer chose; not set: any is taken.
+  std::function<Status(const PolicyOptions&)> check_policy;
   bool artifact_upload = false;
   std::string artifact_sha256;  // of the loaded scorer; empty = none loaded
 };

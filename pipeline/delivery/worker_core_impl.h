@@ -70,6 +70,7 @@ struct WorkerCore::Impl {
   void SendTo(WorkerSession& s, Message message, MonoTime now);
   void Refuse(PeerHandle to, const SessionId& session, ErrorCode code, std::string text,
               std::string hint, bool fatal, std::uint64_t current = 0);
+  void ForgetStranger(PeerHandle peer);
 
   // worker_batches.cc
   void On(WorkerSession& s, Candidates& m, MonoTime now);

@@ -1,14 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rules 8 to 10 of the worker: epoch ends, positions and the end of a run pass through it, between
 // a loader and its rank.
+#include <iterator>
+
 #include "pipeline/delivery/worker_core_impl.h"
 
 namespace siftd {
+namespace {
+
+// Of one loader, not acked. A loader with mixed passes has a few; a peer that sends them for
+// nothing must not fill the memory.
+constexpr std::ptrdiff_t kEndsMost = 256;
+
+}  // namespace
 
 void WorkerCore::Impl::On(WorkerSession& s, EpochEnd& m, MonoTime now) {
   if (m.loader != s.hello.loader_index) return;
   if (m.run > run) AdoptRun(m.run);
   if (m.run != run) return;
+  const auto first = ends.lower_bound({m.loader, 0});
+  const auto last = ends.upper_bound({m.loader, UINT64_MAX});
+  if (!ends.contains({m.loader, m.pass}) && std::distance(first, last) >= kEndsMost) {
+    Refuse(s.peer, s.id, ErrorCode::kCreditExceeded,
+           "pass " + std::to_string(m.pass) + " ends while " + std::to_string(kEndsMost) +
+               " ends of loader " + std::to_string(m.loader) + " are not acked",
+           "begin a pass only after the ends before it are acked", true);
+    EndSession(s.seat, now, "ended too many passes at a time");
+    return;
+  }
   ends[{m.loader, m.pass}] = m;
   RelayEnds(RankOf(m.loader), now);
 }

@@ -51,6 +51,12 @@ void WorkerCore::Impl::Refuse(PeerHandle to, const SessionId& session, ErrorCode
   error.fatal = fatal;
   error.current = current;
   actions.sends.push_back({to, std::move(error)});
+  ForgetStranger(to);
+}
+
+// Whoever has no seat is not remembered from one message to the next.
+void WorkerCore::Impl::ForgetStranger(PeerHandle peer) {
+  if (!seat_of.contains(peer)) actions.forget.push_back(peer);
 }
 
 bool WorkerCore::Impl::CheckHello(PeerHandle from, const Hello& hello) {
@@ -77,7 +83,10 @@ bool WorkerCore::Impl::CheckHello(PeerHandle from, const Hello& hello) {
            true, last.incarnation);
     return false;
   }
-  if (hello.session <= last) return false;  // an older connection of the same process: drop it
+  if (hello.session <= last) {  // an older connection of the same process: drop it
+    ForgetStranger(from);
+    return false;
+  }
   return CheckJob(from, hello) && (hello.role != Role::kLoader || CheckLoader(from, hello));
 }
 
@@ -89,6 +98,13 @@ bool WorkerCore::Impl::CheckJob(PeerHandle from, const Hello& hello) {
       Refuse(from, hello.session, ErrorCode::kJobMismatch,
              "job is '" + hello.job + "'; this worker serves '" + job_name + "'",
              "start workers of its own for each job", true);
+      return false;
+    }
+  }
+  if (hello.has_job_spec && options.check_policy) {
+    if (const Status policy = options.check_policy(hello.job_spec.policy); !policy.ok()) {
+      Refuse(from, hello.session, ErrorCode::kJobMismatch, "job_spec.policy: " + policy.message(),
+             "start the trainer with a policy inside its ranges", true);
       return false;
     }
   }
@@ -261,6 +277,8 @@ void WorkerCore::Impl::OnHello(PeerHandle from, Hello hello, MonoTime now) {
   s.heard = now;
   s.batch_bytes = hello.max_batch_bytes == 0 ? options.max_batch_bytes : hello.max_batch_bytes;
   s.hello = std::move(hello);
+  s.hello.decided = {};  // large, and not asked for: loaders are told by Position
+  s.hello.signature.clear();
   seat_of[from] = seat;
   if (seat.role != Role::kMonitor) {
     actions.log.push_back(Name(seat, s.hello.name) + " connected, run " + std::to_string(run));

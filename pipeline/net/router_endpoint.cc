@@ -4,6 +4,7 @@
 #include <poll.h>
 
 #include <algorithm>
+#include <optional>
 #include <unordered_map>
 #include <utility>
 
@@ -40,6 +41,7 @@ struct RouterEndpoint::Impl {
   zmq::context_t context{1};
   zmq::socket_t socket{context, zmq::socket_type::router};
   std::string bound;
+  std::optional<net::ConnectionGuard> guard;
   std::uint64_t next_peer = 1;
   std::unordered_map<std::string, std::uint64_t> peer_of;
   std::unordered_map<std::uint64_t, std::string> id_of;
@@ -58,6 +60,7 @@ Result<std::unique_ptr<RouterEndpoint>> RouterEndpoint::Bind(const RouterOptions
     impl->socket.set(zmq::sockopt::ipv6, options.endpoint.find('[') != std::string::npos);
     impl->socket.bind(options.endpoint);
     impl->bound = impl->socket.get(zmq::sockopt::last_endpoint);
+    impl->guard.emplace(impl->bound, options.guard);
     return std::unique_ptr<RouterEndpoint>(new RouterEndpoint(std::move(impl)));
   } catch (const zmq::error_t& e) {
     return Unavailable("cannot bind " + options.endpoint + ": " + e.what() +
@@ -70,7 +73,9 @@ const std::string& RouterEndpoint::BoundEndpoint() const { return impl_->bound; 
 void RouterEndpoint::Poll(Duration timeout, const Wakeup& wakeup) {
   // zmq_poll would look twice at both. The socket's descriptor tells that something happened, once;
   // most of what happens to connections brings no message.
-  const MonoTime deadline = Now() + timeout;
+  const MonoTime begin = Now();
+  impl_->guard->Look(begin);
+  const MonoTime deadline = std::min(begin + timeout, impl_->guard->next_look());
   pollfd fds[] = {{impl_->socket.get(zmq::sockopt::fd), POLLIN, 0}, {wakeup.fd(), POLLIN, 0}};
   try {
     while ((impl_->socket.get(zmq::sockopt::events) & ZMQ_POLLIN) == 0) {
@@ -85,8 +90,11 @@ void RouterEndpoint::Poll(Duration timeout, const Wakeup& wakeup) {
 
 bool RouterEndpoint::Receive(Received* out) {
   constexpr std::size_t kMaxFrames = 34 + 1;  // and the routing id
-  const net::ReceiveOutcome outcome = net::ReceiveAll(impl_->socket, kMaxFrames, &out->frames);
+  int source = -1;
+  const net::ReceiveOutcome outcome =
+      net::ReceiveAll(impl_->socket, kMaxFrames, &out->frames, &source);
   if (outcome == net::ReceiveOutcome::kNothing) return false;
+  impl_->guard->Delivered(source);
   const std::string id(out->frames[0].view());
   const auto [it, fresh] = impl_->peer_of.try_emplace(id, impl_->next_peer);
   if (fresh) impl_->id_of.emplace(impl_->next_peer++, id);
@@ -110,6 +118,8 @@ RouterEndpoint::Sent RouterEndpoint::Send(std::uint64_t peer, const Frames& fram
   Forget(peer);
   return Sent::kUnreachable;
 }
+
+const net::Cuts& RouterEndpoint::cuts() const { return impl_->guard->cuts(); }
 
 void RouterEndpoint::Forget(std::uint64_t peer) {
   const auto it = impl_->id_of.find(peer);

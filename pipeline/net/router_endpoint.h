@@ -12,6 +12,7 @@
 #include "pipeline/base/clock.h"
 #include "pipeline/base/frame.h"
 #include "pipeline/base/status.h"
+#include "pipeline/net/connection_guard.h"
 #include "pipeline/net/wakeup.h"
 
 namespace siftd {
@@ -21,6 +22,7 @@ struct RouterOptions {
   bool insecure_plaintext = false;             // allows a tcp address other than loopback
   std::int64_t max_frame_bytes = 256ll << 20;
   int high_water_mark = 128;  // messages per peer
+  net::GuardLimits guard;     // beyond them a connection is cut
 };
 
 class RouterEndpoint {
@@ -48,6 +50,8 @@ class RouterEndpoint {
   // kUnreachable: the peer is gone, or its queue is full, which its credit rules out; the handle is
   // forgotten.
   [[nodiscard]] Sent Send(std::uint64_t peer, const Frames& frames);
+  // Connections that the guard cut.
+  const net::Cuts& cuts() const;
   // Nothing is sent to it any more.
   void Forget(std::uint64_t peer);
 

@@ -23,13 +23,15 @@ void Configure(zmq::socket_t& socket, const SocketLimits& limits) {
   socket.set(zmq::sockopt::tcp_keepalive_cnt, 3);
 }
 
-ReceiveOutcome ReceiveAll(zmq::socket_t& socket, std::size_t max_frames, Frames* frames) {
+ReceiveOutcome ReceiveAll(zmq::socket_t& socket, std::size_t max_frames, Frames* frames,
+                          int* source) {
   frames->clear();
   bool too_many = false;
   while (true) {
     auto part = std::make_shared<zmq::message_t>();
     // The parts of a message arrive together: only the first receive can find nothing.
     if (!socket.recv(*part, zmq::recv_flags::dontwait)) return ReceiveOutcome::kNothing;
+    if (source != nullptr && frames->empty()) *source = zmq_msg_get(part->handle(), ZMQ_SRCFD);
     const bool more = part->more();
     if (frames->size() < max_frames) {
       const void* data = part->data();

@@ -22,8 +22,9 @@ void Configure(zmq::socket_t& socket, const SocketLimits& limits);
 enum class ReceiveOutcome { kNothing, kMessage, kTooManyFrames };
 
 // All parts of the next message, without waiting. Parts beyond limits.max_frames are read and let
-// go of.
-ReceiveOutcome ReceiveAll(zmq::socket_t& socket, std::size_t max_frames, Frames* frames);
+// go of. `source`, if given: the connection's descriptor, -1 if none is known.
+ReceiveOutcome ReceiveAll(zmq::socket_t& socket, std::size_t max_frames, Frames* frames,
+                          int* source = nullptr);
 
 // A message part that shares the Frame's bytes; small ones are copied.
 zmq::message_t ToPart(const Frame& frame);

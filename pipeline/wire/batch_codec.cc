@@ -17,6 +17,7 @@ Result<Candidates> From(const v1::Candidates& from, const Frames& frames) {
     return Refuse("prior_score's length", std::to_string(from.prior_score_size()),
                   "0 or " + std::to_string(n));
   }
+  SIFTD_RETURN_IF_ERROR(CheckKey(from.key()));
   SIFTD_ASSIGN_OR_RETURN(m.tensors, FromTensors(from.tensor(), frames, n));
   m.session = From(from.session());
   m.run = from.run();
@@ -57,6 +58,7 @@ Result<Selected> From(const v1::Selected& from, const Frames& frames) {
     return Refuse("sample_id's length", std::to_string(from.sample_id_size()),
                   "the number of kept rows, " + std::to_string(k));
   }
+  SIFTD_RETURN_IF_ERROR(CheckKey(from.key()));
   SIFTD_ASSIGN_OR_RETURN(m.tensors, FromTensors(from.tensor(), frames, k));
   m.session = From(from.session());
   m.run = from.run();
@@ -79,6 +81,7 @@ void To(const Selected& from, v1::Selected* to, Frames* frames) {
 Result<Verdict> From(const v1::Verdict& from, const Frames& /*frames*/) {
   Verdict m;
   SIFTD_ASSIGN_OR_RETURN(m.decision, From(from.decision()));
+  SIFTD_RETURN_IF_ERROR(CheckKey(from.key()));
   m.session = From(from.session());
   m.run = from.run();
   m.key = From(from.key());

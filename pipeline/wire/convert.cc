@@ -59,6 +59,18 @@ Status CheckAtMost(const Field& field, std::size_t value, std::size_t most) {
   return Refuse(field.Name(), std::to_string(value), "at most " + std::to_string(most));
 }
 
+Status CheckLoader(const Field& field, std::uint32_t loader) {
+  if (loader < limits::kMaxLoaders) return OkStatus();
+  return Refuse(field.Name(), std::to_string(loader),
+                "below " + std::to_string(limits::kMaxLoaders));
+}
+
+Status CheckKey(const v1::Key& key) {
+  SIFTD_RETURN_IF_ERROR(CheckLoader("key.loader", key.loader()));
+  if (key.seq() != UINT64_MAX) return OkStatus();
+  return Refuse("key.seq", std::to_string(key.seq()), "below 2^64 - 1");
+}
+
 Status CheckText(const Field& field, const std::string& text, std::size_t most) {
   if (text.size() <= most) return OkStatus();
   return Refuse(field.Name(), std::to_string(text.size()) + " bytes long",
@@ -104,6 +116,7 @@ Result<DecidedSet> From(const v1::Decided& from) {
   set.intervals.reserve(n);
   for (int i = 0; i < from.loader_size(); ++i) {
     const DecidedInterval now{from.loader(i), from.pass(i), from.begin(i), from.end(i)};
+    SIFTD_RETURN_IF_ERROR(CheckLoader({"decided.loader", i}, now.loader));
     const bool first = set.intervals.empty();
     const bool ascends = first || std::tie(now.loader, now.pass, now.begin) >=
                                       std::tie(set.intervals.back().loader,

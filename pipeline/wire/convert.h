@@ -26,7 +26,7 @@ void FromVector(const std::vector<T>& from, Repeated* to) {
 }
 
 inline SessionId From(const v1::Session& s) { return {s.incarnation(), s.counter()}; }
-inline BatchKey From(const v1::Key& k) { return {k.loader(), k.pass(), k.seq()}; }
+inline BatchKey From(const v1::Key& k) { return {k.loader(), k.pass(), k.seq()}; }  // unchecked
 void To(const SessionId& from, v1::Session* to);
 void To(const BatchKey& from, v1::Key* to);
 
@@ -47,6 +47,10 @@ class Field {
 // "field is value; allowed: range"
 Status Refuse(const std::string& field, const std::string& value, const std::string& allowed);
 Status CheckAtMost(const Field& field, std::size_t value, std::size_t most);
+// Whoever gets an index or a number of ranks may make a table of that size.
+Status CheckLoader(const Field& field, std::uint32_t loader);
+// "key": also that an interval can end behind its seq.
+Status CheckKey(const v1::Key& key);
 // The length; that it is UTF-8 was checked by the protobuf parser.
 Status CheckText(const Field& field, const std::string& text, std::size_t most);
 

@@ -17,6 +17,7 @@ Result<std::vector<BatchKey>> FromKeys(const v1::Keys& from) {
   std::vector<BatchKey> keys(n);
   for (std::size_t i = 0; i < n; ++i) {
     const int at = static_cast<int>(i);
+    SIFTD_RETURN_IF_ERROR(CheckLoader({"keys.loader", at}, from.loader(at)));
     keys[i] = {from.loader(at), from.pass(at), from.seq(at)};
   }
   return keys;
@@ -113,6 +114,7 @@ void To(const Return& from, v1::Return* to, Frames* /*frames*/) {
 }
 
 Result<EpochEnd> From(const v1::EpochEnd& from, const Frames& /*frames*/) {
+  SIFTD_RETURN_IF_ERROR(CheckLoader("loader", from.loader()));
   return EpochEnd{From(from.session()), from.run(),     from.loader(), from.pass(),
                   from.epoch(),         from.batches(), from.final()};
 }
@@ -128,6 +130,7 @@ void To(const EpochEnd& from, v1::EpochEnd* to, Frames* /*frames*/) {
 }
 
 Result<EpochAck> From(const v1::EpochAck& from, const Frames& /*frames*/) {
+  SIFTD_RETURN_IF_ERROR(CheckLoader("loader", from.loader()));
   return EpochAck{From(from.session()), from.run(), from.loader(), from.pass()};
 }
 
@@ -139,6 +142,7 @@ void To(const EpochAck& from, v1::EpochAck* to, Frames* /*frames*/) {
 }
 
 Result<PositionRequest> From(const v1::PositionRequest& from, const Frames& /*frames*/) {
+  SIFTD_RETURN_IF_ERROR(CheckLoader("loader", from.loader()));
   return PositionRequest{From(from.session()), from.run(), from.loader()};
 }
 
@@ -150,6 +154,8 @@ void To(const PositionRequest& from, v1::PositionRequest* to, Frames* /*frames*/
 
 Result<Position> From(const v1::Position& from, const Frames& /*frames*/) {
   Position m;
+  SIFTD_RETURN_IF_ERROR(CheckLoader("loader", from.loader()));
+  SIFTD_RETURN_IF_ERROR(CheckAtMost("world", from.world(), limits::kMaxLoaders));
   SIFTD_ASSIGN_OR_RETURN(m.decided, From(from.decided()));
   m.session = From(from.session());
   m.run = from.run();

@@ -4,6 +4,8 @@
 
 namespace siftd::wire {
 
+static_assert(limits::kMaxIncarnation == kMaxIncarnation);
+
 Result<Hello> From(const v1::Hello& from, const Frames& /*frames*/) {
   Hello m;
   if (from.role() < v1::ROLE_LOADER || from.role() > v1::ROLE_MONITOR) {
@@ -13,6 +15,10 @@ Result<Hello> From(const v1::Hello& from, const Frames& /*frames*/) {
   SIFTD_RETURN_IF_ERROR(CheckText("name", from.name(), limits::kMaxNameBytes));
   m.session = From(from.session());
   if (m.session.counter == 0) return Refuse("session.counter", "0", "1 or more");
+  SIFTD_RETURN_IF_ERROR(
+      CheckAtMost("session.incarnation", m.session.incarnation, limits::kMaxIncarnation));
+  SIFTD_RETURN_IF_ERROR(CheckAtMost("run", from.run(), limits::kMaxIncarnation));
+  SIFTD_RETURN_IF_ERROR(CheckAtMost("world", from.world(), limits::kMaxLoaders));
   m.protocol_min = from.protocol_min();
   m.protocol_max = from.protocol_max();
   m.role = static_cast<Role>(from.role());

@@ -151,6 +151,7 @@ Result<ErrorMessage> From(const v1::Error& from, const Frames& /*frames*/) {
   SIFTD_RETURN_IF_ERROR(CheckText("hint", from.hint(), limits::kMaxTextBytes));
   if (!v1::ErrorCode_IsValid(from.code()))
     return Refuse("code", std::to_string(from.code()), "0 to 22 (enum ErrorCode)");
+  SIFTD_RETURN_IF_ERROR(CheckKey(from.key()));
   return ErrorMessage{From(from.session()), static_cast<ErrorCode>(from.code()),
                       from.text(),          from.hint(),
                       from.current(),       from.has_key(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from build import F32, I64, U8, candidates_small, decided, decision, desc, hello_loader, model_begin
+from build import F32, I64, U8, candidates_small, decided, decision, desc, hello_loader, keys, model_begin
 from siftd._wire import codec
 from siftd._wire.codec import artifact_pb2 as a
 from siftd._wire.codec import wire_pb2 as w
@@ -71,6 +71,12 @@ def hello() -> dict[str, Case]:
         "hello_loader_index": (changed(loader, loader_index=1), "loader_index"),
         "hello_loader_count": (changed(loader, loader_count=65537), "loader_count"),
         "hello_rank": (changed(trainer, rank=2), "rank"),
+        "hello_world": (changed(trainer, world=65537), "world"),
+        "hello_run": (changed(trainer, run=2**62 + 1), "run"),
+        "hello_incarnation": (
+            changed(trainer, session=w.Session(incarnation=2**62 + 1, counter=1)),
+            "session.incarnation",
+        ),
         "hello_mode": (changed(trainer, job_spec=no_mode), "job_spec.mode"),
         "hello_signature_twice": (changed(loader, signature=[spec, spec]), "signature[1].name"),
         "hello_signature_size": (changed(loader, signature=[bad_size]), "signature[0].shape"),
@@ -83,6 +89,10 @@ def hello() -> dict[str, Case]:
         "decided_overlap": (
             changed(trainer, decided=decided((0, 0, 0, 5), (0, 0, 4, 9))),
             "decided[1]",
+        ),
+        "decided_loader": (
+            changed(trainer, decided=decided((0, 0, 0, 5), (65536, 0, 0, 5))),
+            "decided.loader[1]",
         ),
         "decided_descends": (
             changed(trainer, decided=decided((1, 0, 0, 5), (0, 0, 0, 5))),
@@ -103,6 +113,8 @@ def candidates() -> dict[str, Case]:
         "candidates_no_rows": (changed(m, x, y, sample_id=[]), "sample_id's length"),
         "candidates_occurrence": (changed(m, x, y, occurrence=[1]), "occurrence's length"),
         "candidates_prior": (changed(m, x, y, prior_score=[1.0] * 3), "prior_score's length"),
+        "candidates_loader": (changed(m, x, y, key=w.Key(loader=65536)), "key.loader"),
+        "candidates_seq": (changed(m, x, y, key=w.Key(seq=2**64 - 1)), "key.seq"),
         "tensor_too_many": (changed(m, *[b"ab"] * 32, tensor=many), "tensor's length"),
         "tensor_frame_missing": (of(m, x), "payload frames"),
         "tensor_frame_extra": (of(m, x, y, b"z"), "payload frames"),
@@ -159,6 +171,9 @@ def decisions() -> dict[str, Case]:
         "decision_percentile": (bad(percentile=[1.0]), "decision.percentile's length"),
         "decision_weight": (bad(weight=[1.0]), "decision.weight's length"),
         "selected_sample_id": (changed(selected, *payload, sample_id=[6]), "sample_id's length"),
+        "selected_loader": (changed(selected, *payload, key=w.Key(loader=65536)), "key.loader"),
+        "verdict_loader": (changed(verdict, key=w.Key(loader=2**32 - 1)), "key.loader"),
+        "selected_seq": (changed(selected, *payload, key=w.Key(seq=2**64 - 1)), "key.seq"),
         "selected_rows": (
             changed(selected, b"ab", tensor=[desc("x", U8, [1, 2], 0)]),
             "tensor[0].shape[0]",
@@ -172,6 +187,15 @@ def delivery() -> dict[str, Case]:
     return {
         "ack_keys": (changed(m["ack"], keys=uneven), "keys' arrays"),
         "ack_kept": (changed(m["ack"], kept=[1]), "kept's length"),
+        "ack_loader": (changed(m["ack"], keys=keys((1, 2, 3), (65536, 2, 3))), "keys.loader[1]"),
+        "settled_loader": (changed(m["settled"], keys=keys((65536, 2, 3))), "keys.loader[0]"),
+        "return_loader": (changed(m["return"], keys=keys((65536, 2, 3))), "keys.loader[0]"),
+        "epoch_end_loader": (changed(m["epoch_end"], loader=65536), "loader"),
+        "epoch_ack_loader": (changed(m["epoch_ack"], loader=2**32 - 1), "loader"),
+        "position_request_loader": (changed(m["position_request"], loader=65536), "loader"),
+        "position_loader": (changed(m["position"], loader=65536), "loader"),
+        "position_world": (changed(m["position"], world=65537), "world"),
+        "error_loader": (changed(m["error"], key=w.Key(loader=65536)), "key.loader"),
         "settled_kept": (changed(m["settled"], kept=[]), "kept's length"),
         "settled_rows": (changed(m["settled_scores"], rows=[3]), "rows' length"),
         "settled_score": (changed(m["settled_scores"], score=[0.5]), "score's length"),

@@ -6,11 +6,12 @@
 
 #include "pipeline/wire/codec.h"
 #include "tests/conformance/vectors.h"
+#include "tests/sanitize/sanitized.h"
 
 namespace siftd {
 namespace {
 
-constexpr int kMutants = 3000;  // of each vector
+constexpr auto kMutants = static_cast<int>(Seeds(3000));  // of each vector
 
 class Mutator {
  public:

@@ -103,7 +103,7 @@ def test_suspects_go_out_alone_and_are_passed_on_unscored_after_two_deaths() -> 
     die(core, 0, incarnation=10, now=40.0)
     out = [(m.key.seq, m.unscored) for _, m in sent(core, wire_pb2.Candidates)]
     assert out == [(0, True)]
-    verdict = wire_pb2.Verdict(run=5)
+    verdict = wire_pb2.Verdict(run=5, decision=wire_pb2.Decision(rows=1))
     verdict.key.seq = 0
     tell(core, 0, verdict, 60.0)
     assert [(m.key.seq, m.unscored) for _, m in sent(core, wire_pb2.Candidates)] == [(1, False)]
@@ -147,7 +147,7 @@ def test_only_the_first_verdict_settles() -> None:
     tell(core, 0, wire_pb2.Credit(batches=1, bytes=1000))
     core.offer(lease(0), 0.0)
     for _ in range(2):
-        tell(core, 0, wire_pb2.Verdict(run=5))
+        tell(core, 0, wire_pb2.Verdict(run=5, decision=wire_pb2.Decision(rows=1)))
     assert len(core.verdicts) == 1
     assert core.duplicates == 1
     tell(core, 0, wire_pb2.Verdict(run=4))

@@ -108,7 +108,8 @@ def test_verdicts_bring_the_scores_of_the_next_visits() -> None:
     core = loader_core(rescore_every=254)
     tell(core, 0, wire_pb2.Credit(batches=10, bytes=1 << 20))
     assert np.isnan(offered(core, 0, [1, 2])).all()
-    verdict = wire_pb2.Verdict(run=5, decision=wire_pb2.Decision(outcome=wire_pb2.OUTCOME_DECIDED, score=[0.5, 0.25]))
+    decision = wire_pb2.Decision(outcome=wire_pb2.OUTCOME_DECIDED, rows=2, score=[0.5, 0.25])
+    verdict = wire_pb2.Verdict(run=5, decision=decision)
     verdict.key.seq = 0
     tell(core, 0, verdict)
     priors = offered(core, 1, [2, 3, 1])

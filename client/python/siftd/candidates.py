@@ -137,13 +137,12 @@ class CandidateLoader:
     def _run_from(self, position: Any) -> Any:
         """Passes from the position on. Returns the next position when a new run begins, None at the end."""
         index = self.core.options.index
-        decided: dict[int, IntervalSet] = {}
+        pairs: dict[int, list[list[int]]] = {}
         d = position.decided
         for i in range(len(d.loader)):
             if d.loader[i] == index:
-                intervals = decided.setdefault(getattr(d, "pass")[i], IntervalSet())
-                for seq in range(d.begin[i], d.end[i]):
-                    intervals.add(seq)
+                pairs.setdefault(getattr(d, "pass")[i], []).append([d.begin[i], d.end[i]])
+        decided = {number: IntervalSet(of_pass) for number, of_pass in pairs.items()}
         number = d.next_pass[index] if index < len(d.next_pass) else 0
         while self._epochs is None or number < self._epochs or position.repeat:
             state = PassState(number, number)

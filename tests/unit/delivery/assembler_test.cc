@@ -64,6 +64,17 @@ std::vector<std::size_t> BatchSizes(Assembler& a) {
   return sizes;
 }
 
+// A bug once: memory for a whole batch of rows as large as the first one was asked for, however much.
+TEST(Assembler, ARowOfWhichNoBatchHasRoomIsRefused) {
+  Assembler a({1 << 20, false});
+  Selected rows = Rows(0, 1);
+  rows.tensors = {{"x", DType::kUInt8, {1, 1 << 20}, Frame::Adopt(std::string(1 << 20, 'x'))}};
+  const Status status = a.Add(std::move(rows));
+  EXPECT_THAT(status.message(), HasSubstr("a row has 1048576 bytes"));
+  EXPECT_EQ(a.buffered_rows(), 0u);
+  EXPECT_TRUE(a.Add(Rows(1, 1)).ok()) << "the next ones are taken";
+}
+
 TEST(Assembler, MakesFullBatchesInOrder) {
   Assembler a({4, false});
   for (const std::uint64_t seq : {0, 1, 2}) ASSERT_TRUE(a.Add(Rows(seq, 3)).ok());

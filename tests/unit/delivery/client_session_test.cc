@@ -176,5 +176,17 @@ TEST_F(ClientSessionTest, AWorkersAbsurdIntervalsAreBounded) {
   EXPECT_EQ(session.Expired(kStart + milliseconds(20)), "");
 }
 
+// A bug once: 1 more than the largest number is 0, and the client said Hello without end.
+TEST_F(ClientSessionTest, ASeatThatNobodyCanGoAboveIsGivenUp) {
+  for (const std::uint64_t current : {UINT64_MAX, kMaxIncarnation}) {
+    ClientIdentity mine{100, false};
+    ClientSession refused(&mine, kHelloDeadline, 1);
+    const auto greeting = refused.Greet(kStart);
+    EXPECT_EQ(refused.OnError(ErrorTo(greeting->id, ErrorCode::kSuperseded, true, current), kStart),
+              ClientSession::Effect::kFailed);
+    EXPECT_EQ(mine.incarnation, 100u);
+  }
+}
+
 }  // namespace
 }  // namespace siftd

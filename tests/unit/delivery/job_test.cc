@@ -5,6 +5,7 @@
 
 #include <random>
 
+#include "tests/sanitize/sanitized.h"
 #include "tests/unit/delivery/job_simulation.h"
 
 namespace siftd {
@@ -29,6 +30,7 @@ JobOptions Random(std::uint64_t seed) {
 }
 
 void RunAll(std::uint64_t first, std::uint64_t count, void (*adjust)(JobOptions&)) {
+  count = Seeds(count);
   std::uint64_t duplicates = 0;
   std::map<std::string, int> faults;
   for (std::uint64_t seed = first; seed < first + count; ++seed) {

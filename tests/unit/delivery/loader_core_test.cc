@@ -312,6 +312,7 @@ TEST_F(LoaderCoreTest, VerdictsSettleOnceAndCancelledOnesAreDropped) {
   for (const std::uint64_t seq : {0, 1, 2}) Offer(Batch(seq));
   Verdict v;
   v.run = kRun;
+  v.decision.rows = 1;
   v.key = {0, 0, 0};
   d->Say(0, v);
   EXPECT_EQ(d->last.verdicts.size(), 1u);
@@ -329,6 +330,21 @@ TEST_F(LoaderCoreTest, VerdictsSettleOnceAndCancelledOnesAreDropped) {
   EXPECT_EQ(core->outstanding(), 0u);
 }
 
+TEST_F(LoaderCoreTest, AVerdictOnOtherRowsThanWereSentEndsTheSession) {
+  Make(Mode::kVerdicts, 1);
+  d->Open(0);
+  ASSERT_TRUE(core->TakePosition());
+  GiveCredit(0, 10);
+  Offer(Batch(0));
+  Verdict v;
+  v.run = kRun;
+  v.decision.rows = 2;
+  d->Say(0, v);
+  EXPECT_TRUE(d->last.verdicts.empty());
+  EXPECT_EQ(core->connected(), 0u);
+  EXPECT_EQ(core->unsent(), 1u) << "it goes out again";
+}
+
 TEST_F(LoaderCoreTest, VerdictsOnLeasesThatWereGivenUpAreTimed) {
   Make(Mode::kVerdicts, 1);
   d->Open(0);
@@ -340,6 +356,7 @@ TEST_F(LoaderCoreTest, VerdictsOnLeasesThatWereGivenUpAreTimed) {
   d->now += milliseconds(300);
   Verdict v;
   v.run = kRun;
+  v.decision.rows = 1;
   for (const std::uint64_t seq : {0, 1}) {
     v.key = {0, 0, seq};
     d->Say(0, v);

@@ -12,6 +12,8 @@ from siftd._wire.codec import wire_pb2
 
 Array = np.ndarray[Any, Any]
 
+_MOST = 2**63 - 1
+
 # BatchInfo's arrays, by row, with their types.
 INFO_FIELDS: dict[str, Any] = {
     "ids": np.uint64,
@@ -47,8 +49,9 @@ class RowInfo(Mapping[str, Array]):
         self._ids, self._kept, self._decision, self._epoch = ids, kept, decision, epoch
         self._ids_of_kept, self._prior = ids_of_kept, prior
         self.rows: int = len(ids) if kept is None else len(kept)
-        self.model_version: int = decision.model_version if decision is not None else 0  # 0 = nothing scored them now
-        self.model_step: int = decision.model_step if decision is not None else 0
+        # 0 = nothing scored them now. A worker may say any 64 bits; the arrays are int64.
+        self.model_version: int = min(decision.model_version, _MOST) if decision is not None else 0
+        self.model_step: int = min(decision.model_step, _MOST) if decision is not None else 0
         self._made: dict[str, Array] = {}
         if len(prior) and not np.isnan(self._column(prior, np.nan)).any():
             self.model_version = 0
@@ -135,7 +138,7 @@ class NativeSpan:
     ) -> None:
         self._batch, self.begin, self.end = batch, begin, end
         self._epoch, self._unsifted = epoch, unsifted
-        self.model_version, self.model_step = model_version, model_step
+        self.model_version, self.model_step = min(model_version, _MOST), min(model_step, _MOST)
 
     def __getitem__(self, name: str) -> Array:
         rows = self.end - self.begin

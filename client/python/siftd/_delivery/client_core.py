@@ -92,8 +92,9 @@ class ClientCore:
             return  # an answer after Goodbye would be a message of no session
         session.heard = now
         if isinstance(message, wire_pb2.Welcome):
-            died = session.on_welcome(message, now)
-            self.on_open(worker, died, now)
+            if session.greeting:  # one to each Hello
+                died = session.on_welcome(message, now)
+                self.on_open(worker, died, now)
         elif isinstance(message, wire_pb2.Error):
             self._on_error(worker, message, now)
         elif session.open:

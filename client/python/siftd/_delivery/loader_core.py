@@ -120,6 +120,11 @@ class LoaderCore(ClientCore):
         self.pump(now)
 
     @property
+    def _verdicts(self) -> bool:
+        """The mode; what belongs to the other one is dropped."""
+        return self.options.mode == wire_pb2.MODE_VERDICTS
+
+    @property
     def outstanding(self) -> int:
         return len(self.pending) + len(self.leases)
 
@@ -305,27 +310,28 @@ class LoaderCore(ClientCore):
                 account.granted_batches = max(account.granted_batches, message.batches)
                 account.granted_bytes = max(account.granted_bytes, message.bytes)
                 self.pump(now)
-            case wire_pb2.Verdict() if message.run == self.run:
+            case wire_pb2.Verdict() if message.run == self.run and self._verdicts:
                 self._on_verdict(worker, message, now)
                 self.pump(now)
-            case wire_pb2.Settled() if message.run == self.run:
-                for key, kept, scores in _settled(message):
+            case wire_pb2.Settled() if message.run == self.run and not self._verdicts:
+                for key, kept, scores in _settled(message, self.options.index):
                     if (lease := self._forget(key)) is not None:
                         self._scores.take(lease.sample_ids, lease.prior, scores)
                         self.settled.append((lease, kept))
                 self.pump(now)
             case wire_pb2.Return() if message.run == self.run:
-                keys = [k for k in _keys(message.keys) if k in self.leases and self.leases[k].worker == worker]
-                self._take_back([self.leases[k] for k in keys])
+                keys = {k for i, k in _keys(message.keys) if i == self.options.index}
+                self._take_back([self.leases[k] for k in keys if k in self.leases and self.leases[k].worker == worker])
                 if message.reason == wire_pb2.RETURN_LANE_HUNG:  # the worker has another loader's suspect
                     self._careful_again = now + CAREFUL_AGAIN
                 self.pump(now)
-            case wire_pb2.EpochAck() if message.run == self.run:
+            case wire_pb2.EpochAck() if message.run == self.run and not self._verdicts:
                 number = getattr(message, "pass")
                 if self._ends.pop(number, None) is not None:
                     self.acked_ends.add(number)
-            case wire_pb2.Position() if message.run > self.run:
-                self._begin_run(message)
+            case wire_pb2.Position() if message.run > self.run and not self._verdicts:
+                if message.loader == self.options.index:
+                    self._begin_run(message)
             case wire_pb2.Goodbye() if message.reason == wire_pb2.GOODBYE_DONE:
                 self._done_run = max(self._done_run, message.run)
                 self._accounts[worker].said_done |= message.run >= self.run
@@ -344,11 +350,15 @@ class LoaderCore(ClientCore):
 
     def _on_verdict(self, worker: int, message: Any, now: float) -> None:
         key = (getattr(message.key, "pass"), message.key.seq)
-        lease = self._forget(key)
-        if lease is not None:
+        lease = self._forget(key) if message.key.loader == self.options.index else None
+        if lease is not None and message.decision.rows != len(lease.sample_ids):
+            self._take_back([lease])
+            rows = f"decided {message.decision.rows} rows of batch {key}, which has {len(lease.sample_ids)}"
+            self.lose(worker, rows, now)
+        elif lease is not None:
             self._scores.take(lease.sample_ids, lease.prior, np.asarray(message.decision.score, np.float32))
             self.verdicts.append(Verdicted(lease, message.decision, now - lease.sent_at, worker))
-        elif key in self._closed:
+        elif key in self._closed and message.key.loader == self.options.index:
             self.late_seconds.append(now - self._closed.pop(key))
         else:
             self.duplicates += 1
@@ -375,14 +385,16 @@ def _set_key(key: Any, loader: int, at: Key) -> None:
     key.seq = at[1]
 
 
-def _keys(keys: Any) -> list[Key]:
-    return list(zip(getattr(keys, "pass"), keys.seq, strict=True))
+def _keys(keys: Any) -> list[tuple[int, Key]]:
+    """Loader and key of each."""
+    return list(zip(keys.loader, zip(getattr(keys, "pass"), keys.seq, strict=True), strict=True))
 
 
-def _settled(message: Any) -> Iterator[tuple[Key, int, Any]]:
-    """Key, rows kept, scores float32 of each."""
+def _settled(message: Any, index: int) -> Iterator[tuple[Key, int, Any]]:
+    """Key, rows kept, scores float32 of each of loader `index`."""
     scores, at = np.asarray(message.score, np.float32), 0
-    for i, key in enumerate(_keys(message.keys)):
+    for i, (loader, key) in enumerate(_keys(message.keys)):
         rows = message.rows[i] if message.rows else 0
-        yield key, message.kept[i], scores[at : at + rows]
+        if loader == index:
+            yield key, message.kept[i], scores[at : at + rows]
         at += rows

@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from siftd._wire.codec import wire_pb2
+from siftd._wire.codec import LIMITS, wire_pb2
 
 HELLO_DEADLINE = 5.0  # seconds from Hello to Welcome
 HELLO_EVERY = 0.25  # while no connection takes it
 BACKOFF = (0.1, 5.0)  # seconds between attempts, doubling
+HEARTBEAT_MS = (10, 60_000)  # what of a Welcome is believed
+LIVENESS_MOST_MS = 600_000
 
 
 def new_incarnation() -> int:
@@ -54,6 +56,11 @@ class ClientSession:
     def open(self) -> bool:
         return self.state is State.OPEN
 
+    @property
+    def greeting(self) -> bool:
+        """Hello was said, or is about to be, and not answered."""
+        return self.state is State.HELLO
+
     def id(self) -> Any:
         return wire_pb2.Session(incarnation=self.incarnation, counter=self.counter)
 
@@ -90,6 +97,8 @@ class ClientSession:
         """True: the worker is another process than in the session before, which did not end in order: it died."""
         died = self.worker_incarnation not in (0, welcome.worker_incarnation) and not self.drained
         self.worker_incarnation = welcome.worker_incarnation
+        welcome.heartbeat_ms = min(max(welcome.heartbeat_ms, HEARTBEAT_MS[0]), HEARTBEAT_MS[1])
+        welcome.liveness_ms = min(max(welcome.liveness_ms, 2 * welcome.heartbeat_ms), LIVENESS_MOST_MS)
         self.welcome = welcome
         self.state = State.OPEN
         self.was_welcomed = True
@@ -101,11 +110,11 @@ class ClientSession:
     def on_error(self, error: Any, now: float) -> None:
         """An Error that concerns the session. Afterwards it is lost, or failed for good."""
         text = f"{error.text}. {error.hint}" if error.hint else error.text
-        if error.code == wire_pb2.SUPERSEDED and not self.was_welcomed:
+        if error.code == wire_pb2.SUPERSEDED and not self.was_welcomed and error.current < LIMITS.incarnation:
             self.incarnation = error.current + 1  # a clock may have gone back
             self.counter = 0
             self.lost(now)
-        elif error.fatal and error.code != wire_pb2.HELLO_REQUIRED:
+        elif (error.fatal or error.code == wire_pb2.SUPERSEDED) and error.code != wire_pb2.HELLO_REQUIRED:
             self.state = State.FAILED
             self.failure = text
         elif error.fatal or error.code == wire_pb2.DRAINING:

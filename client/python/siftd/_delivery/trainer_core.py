@@ -6,12 +6,12 @@ Accepts each key once, acks to every session that delivered it, grants credit, a
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
 from siftd._delivery.client_core import ClientCore
+from siftd._delivery.kept_counts import KeptCounts
 from siftd._delivery.ledger import IntervalSet
 from siftd._net.transport import Actions
 from siftd._wire.codec import wire_pb2
@@ -79,7 +79,7 @@ class TrainerCore(ClientCore):
         self.rows = 0  # buffered by the owner
         self.final = False  # all loaders ended their last pass
         self._grants: list[_Grant] = []
-        self._kept: dict[tuple[int, int], array[int]] = {}  # (loader, pass) -> accepted kept counts by seq, for the run
+        self._kept = KeptCounts()
         self._buffered: Counter[int] = Counter()  # batches held by the owner, by the worker they came from
         self._source: dict[FullKey, int] = {}
         self._epoch = 0  # world 1: the one in progress
@@ -130,9 +130,9 @@ class TrainerCore(ClientCore):
         out = wire_pb2.Decided()
         top = max(self.loaders, default=-1)
         for index in range(top + 1):
-            state = self.loaders[index]
-            out.next_pass.append(state.next_pass)
-            if loader is not None and index != loader:
+            state = self.loaders.get(index)
+            out.next_pass.append(0 if state is None else state.next_pass)
+            if state is None or (loader is not None and index != loader):
                 continue
             for number in sorted(state.passes):
                 for begin, end in state.passes[number].pairs():
@@ -196,21 +196,21 @@ class TrainerCore(ClientCore):
 
     def _on_selected(self, worker: int, m: Any, payload: list[memoryview], now: float) -> None:
         g = self._grants[worker]
+        allowed = g.received < g.granted and g.received_bytes < g.granted_bytes
         g.received += 1
         g.received_bytes += sum(p.nbytes for p in payload)
+        if not allowed:  # it could fill the memory
+            self.lose(worker, "it sent rows without credit", now)
+            return
         key = (m.key.loader, getattr(m.key, "pass"), m.key.seq)
         if self.is_decided(key):  # rule 5: dropped whole, acked with the count that took effect
             self.duplicates += 1
-            counts = self._kept.get(key[:2], ())
-            kept = counts[key[2]] if key[2] < len(counts) else 0  # 0: decided before this process began
+            kept = self._kept.get(key)
         else:
             kept = len(m.decision.kept)
             state = self.loaders[key[0]]
             state.passes.setdefault(key[1], IntervalSet()).add(key[2])
-            counts = self._kept.setdefault(key[:2], array("I"))
-            if key[2] >= len(counts):
-                counts.extend([0] * (key[2] + 1 - len(counts)))
-            counts[key[2]] = kept
+            self._kept.set(key, kept)
             self.decided += 1
             if kept > 0:
                 self.rows += kept

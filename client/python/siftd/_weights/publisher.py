@@ -114,7 +114,7 @@ class PublisherCore(ClientCore):
         if t.snapshot is None or message.version != t.snapshot.begin.version:
             return
         if message.state == wire_pb2.MODEL_STATE_RECEIVING:
-            t.acked_chunks = max(t.acked_chunks, message.chunks)
+            t.acked_chunks = max(t.acked_chunks, min(message.chunks, t.next_chunk))
         else:
             artifact = t.snapshot.begin.kind == wire_pb2.MODEL_KIND_ARTIFACT
             if message.state == wire_pb2.MODEL_STATE_REFUSED:

@@ -40,6 +40,24 @@ def _most(field: str, value: int, most: int) -> None:
         raise WireError(field, value, f"at most {most}")
 
 
+def _loader(field: str, loader: int) -> None:
+    """Whoever gets an index may make a table of that size."""
+    if loader >= LIMITS.loaders:
+        raise WireError(field, loader, f"below {LIMITS.loaders}")
+
+
+def _loaders(field: str, loaders: Sequence[int]) -> None:
+    if max(loaders, default=0) >= LIMITS.loaders:
+        i = next(i for i, loader in enumerate(loaders) if loader >= LIMITS.loaders)
+        _loader(f"{field}[{i}]", loaders[i])
+
+
+def _key(key: Any) -> None:
+    _loader("key.loader", key.loader)
+    if key.seq == 2**64 - 1:
+        raise WireError("key.seq", key.seq, "below 2^64 - 1")  # an interval can't end behind it
+
+
 def _text(field: str, text: str, most: int) -> None:
     size = len(text.encode())
     if size > most:
@@ -130,6 +148,9 @@ def _hello(m: Any, _: Sequence[memoryview]) -> None:
     _text("name", m.name, LIMITS.name_bytes)
     if m.session.counter == 0:
         raise WireError("session.counter", 0, "1 or more")
+    _most("session.incarnation", m.session.incarnation, LIMITS.incarnation)
+    _most("run", m.run, LIMITS.incarnation)
+    _most("world", m.world, LIMITS.loaders)
     if m.role == wire_pb2.ROLE_TRAINER and m.rank >= m.world:
         raise WireError("rank", m.rank, f"below world = {m.world}")
     if m.HasField("job_spec"):
@@ -161,6 +182,7 @@ def _candidates(m: Any, payload: Sequence[memoryview]) -> None:
         raise WireError("sample_id's length", rows, f"1 to {LIMITS.rows}")
     _length("occurrence's length", len(m.occurrence), rows)
     _length("prior_score's length", len(m.prior_score), rows)
+    _key(m.key)
     _tensors(m.tensor, payload, rows)
 
 
@@ -192,11 +214,13 @@ def _selected(m: Any, payload: Sequence[memoryview]) -> None:
     kept = _decision(m.decision)
     if len(m.sample_id) != kept:
         raise WireError("sample_id's length", len(m.sample_id), f"the number of kept rows, {kept}")
+    _key(m.key)
     _tensors(m.tensor, payload, kept)
 
 
 def _verdict(m: Any, _: Sequence[memoryview]) -> None:
     _decision(m.decision)
+    _key(m.key)
 
 
 def _keys(keys: Any) -> int:
@@ -204,6 +228,7 @@ def _keys(keys: Any) -> int:
     _most("keys' length", sizes[0], LIMITS.keys)
     if len(set(sizes)) != 1:
         raise WireError("keys' arrays", " and ".join(map(str, sizes)) + " long", "equal lengths")
+    _loaders("keys.loader", keys.loader)
     return sizes[0]
 
 
@@ -235,6 +260,7 @@ def _decided(d: Any) -> None:
     _most("decided.next_pass's length", len(d.next_pass), LIMITS.loaders)
     if len(set(sizes)) != 1:
         raise WireError("decided's arrays", " and ".join(map(str, sizes)) + " long", "equal lengths")
+    _loaders("decided.loader", d.loader)
     before = (-1, 0, 0)
     for i, (loader, pass_, begin, end) in enumerate(zip(*columns, strict=True)):
         if begin >= end or (loader, pass_, begin) < before:
@@ -246,7 +272,13 @@ def _decided(d: Any) -> None:
         before = (loader, pass_, end)
 
 
+def _of_loader(m: Any, _: Sequence[memoryview]) -> None:
+    _loader("loader", m.loader)
+
+
 def _position(m: Any, _: Sequence[memoryview]) -> None:
+    _loader("loader", m.loader)
+    _most("world", m.world, LIMITS.loaders)
     _decided(m.decided)
 
 
@@ -295,6 +327,7 @@ def _goodbye(m: Any, _: Sequence[memoryview]) -> None:
 def _error(m: Any, _: Sequence[memoryview]) -> None:
     _text("text", m.text, LIMITS.text_bytes)
     _text("hint", m.hint, LIMITS.text_bytes)
+    _key(m.key)
     _enum("code", m.code, 0, _LAST_ERROR_CODE, "ErrorCode")
 
 
@@ -307,6 +340,9 @@ _RULES: dict[str, Callable[[Any, Sequence[memoryview]], None]] = {
     "Ack": _kept_per_key,
     "Settled": _settled,
     "Return": _return,
+    "EpochEnd": _of_loader,
+    "EpochAck": _of_loader,
+    "PositionRequest": _of_loader,
     "Position": _position,
     "ModelBegin": _model_begin,
     "ModelAck": _model_ack,

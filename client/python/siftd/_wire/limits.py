@@ -23,7 +23,8 @@ class Limits:
     rows: int = 1 << 20  # of a candidate batch
     keys: int = 65536  # of one Ack, Settled or Return
     intervals: int = 200_000  # of one Decided
-    loaders: int = 65536
+    loaders: int = 65536  # of a job, and ranks: indices are below it
+    incarnation: int = 1 << 62  # and runs: nanoseconds, until the year 2116
     state_entries: int = 65536  # of a model's manifest
     history: int = 1 << 20
     min_chunk_bytes: int = 1024

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <cmath>
+#include <limits>
+#include <string>
+
+#include "pipeline/select/selector.h"
+#include "pipeline/wire/policy_codec.h"
+#include "tests/fuzz/targets.h"
+#include "worker/config.h"
+
+namespace siftd::fuzz {
+namespace {
+
+// Two batches of the same scores under `spec`.
+void Decide(const JobSpec& spec) {
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  const std::vector<float> scores{0.5f, -1.0f, 3e38f, std::nanf(""), kInf, 0.5f, -kInf};
+  Selector selector;
+  for (std::uint64_t seq = 0; seq < 2; ++seq) {
+    ScoredBatch batch;
+    batch.job = std::make_shared<const JobSpec>(spec);
+    batch.candidates.run = 1;
+    batch.candidates.key.seq = seq;
+    batch.candidates.sample_id.assign(scores.size(), seq);
+    batch.scores.names = {"loss", "confidence"};
+    batch.scores.columns = {scores, scores};
+    selector.Select(batch);
+    const Decision& d = batch.decision;
+    Demand(d.rows == scores.size(), "every row is decided");
+    for (const std::uint32_t row : d.kept) Demand(row < d.rows, "a kept row is one of the batch");
+    for (const float p : d.keep_probability) Demand(p >= 0 && p <= 1, "p is a probability");
+    Demand(d.weight.empty() || d.weight.size() == d.kept.size(), "a weight for each kept row");
+  }
+}
+
+}  // namespace
+
+void FuzzPolicy(Input input) {
+  v1::JobSpec proto;
+  if (!proto.ParseFromArray(input.data(), static_cast<int>(input.size()))) return;
+  const auto spec = wire::From(proto);
+  if (!spec.ok()) return;
+  v1::JobSpec written;
+  wire::To(*spec, &written);
+  const bool in_range = Validate(spec->policy).ok();
+  const auto again = wire::From(written);
+  Demand(again.ok(), "what was read can be written");
+  if (!in_range) return;
+  Demand(*again == *spec, "and says the same");
+  Demand(!ToString(spec->policy).empty(), "a policy can be shown");
+  Decide(*spec);
+}
+
+void FuzzConfig(Input input) {
+  const std::string text(reinterpret_cast<const char*>(input.data()), input.size());
+  WorkerConfig config;
+  if (const Status read = ParseConfig(text, "fuzz", &config); !read.ok()) {
+    Demand(!read.message().empty(), "an error says something");
+    return;
+  }
+  const bool valid = config.Validate().ok();
+  const std::string written = ConfigText(config);
+  WorkerConfig again;
+  const Status read = ParseConfig(written, "written", &again);
+  if (!valid) return;
+  Demand(read.ok(), "what was read can be written");
+  Demand(ConfigText(again) == written, "and says the same");
+}
+
+}  // namespace siftd::fuzz
