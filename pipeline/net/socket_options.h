@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <zmq.hpp>
 
 #include "pipeline/base/frame.h"
@@ -24,6 +25,10 @@ enum class ReceiveOutcome { kNothing, kMessage, kTooManyFrames };
 // All parts of the next message, without waiting. Parts beyond limits.max_frames are read and let
 // go of.
 ReceiveOutcome ReceiveAll(zmq::socket_t& socket, std::size_t max_frames, Frames* frames);
+
+// What libzmq knows of the sender of a part that ReceiveAll gave ("User-Id", "Peer-Address"); empty:
+// nothing.
+std::string Property(const Frame& part, const char* name);
 
 // A message part that shares the Frame's bytes; small ones are copied.
 zmq::message_t ToPart(const Frame& frame);

@@ -32,6 +32,7 @@ from siftd._loop.distributed import Ranks, own_state, rank_and_world
 from siftd._loop.engine import EngineOptions
 from siftd._loop.inline import InlineCore, InlineIo
 from siftd._loop.sifted import Sifted
+from siftd._net.keys import key_files
 from siftd._select.recent_scores import length_for
 from siftd._select.score_cost import ScoreCost
 from siftd._wire.codec import wire_pb2
@@ -99,6 +100,9 @@ class SiftingDataLoader(Sifted):
         second epoch on scoring costs about 1 / n. Needs ids that name samples (see `ids`).
       step_on_next: each `next` counts as an optimizer step on the batch before it, for loops that don't call step().
       feeder_process: pull the loader in a process of its own, outside of this one's GIL.
+      keys: secret key file of this client, for workers that were started with keys; its key needs the roles loader and
+        publisher. Made by `siftd keygen client`. Default: SIFTD_KEYS.
+      worker_key: public key file of those workers; default: SIFTD_WORKER_KEY, or worker.key beside `keys`.
       on_decision: called on a background thread with each decision: (scores [n] float32, kept rows [k] int64, ids
         uint64 [n]).
 
@@ -145,6 +149,8 @@ class SiftingDataLoader(Sifted):
         step_on_next: bool = False,
         feeder_process: bool = False,
         job: str = "default",
+        keys: str | os.PathLike[str] | None = None,
+        worker_key: str | os.PathLike[str] | None = None,
         on_decision: OnDecision | None = None,
     ) -> None:
         super().__init__()
@@ -178,6 +184,12 @@ class SiftingDataLoader(Sifted):
                 f"{score_dtype}, {score_resolution}, {score_optimize}",
                 f'"float32", 0, False where the workers run already: start those with `{" ".join(cost.flags())}`',
             )
+        if isinstance(workers, str | int):
+            if keys is not None or worker_key is not None:
+                raise ConfigError("keys", keys or worker_key, "None where workers start here: nobody else reaches those")
+            files = None
+        else:
+            files = key_files(keys, worker_key)
         self._source = Source(loader, ids)
         self._source.check_rescoring(rescore_every)
         self._rescore_every = rescore_every
@@ -185,7 +197,7 @@ class SiftingDataLoader(Sifted):
         self._seed = torch.initial_seed() & 0xFFFFFFFFFFFFFFFF if seed is None else seed
         self._wishes = Wishes(
             model, loss, workers, policy, beta, keep, total_steps, sync_every, scorer, targets, scale_factor, job,
-            self._seed, start_timeout, cost,
+            self._seed, start_timeout, cost, files,
         )  # fmt: skip
         self._model = model
         self._sync_every, self._total_steps, self._steps_per_epoch = sync_every, total_steps, steps_per_epoch
@@ -364,7 +376,7 @@ class SiftingDataLoader(Sifted):
     ) -> tuple[AnyEngine, Io]:
         if r.module is None:
             loader = self._loader_options(r)
-            return background.with_workers(options, loader, r.endpoints, example, self._pad, history)
+            return background.with_workers(options, loader, r.endpoints, example, self._pad, history, self._wishes.keys)
         cache = ScoreCache(self._rescore_every, self._source.data_size)
         core = InlineCore(
             r.module, r.scorer.fields, r.policy, r.seed, self._total_steps or 0, history, self._wishes.cost, cache
