@@ -7,6 +7,8 @@
 #include <fstream>
 #include <sstream>
 
+#include "pipeline/net/key_files.h"
+#include "pipeline/net/key_ring.h"
 #include "pipeline/select/selector.h"
 #include "pipeline/wire/convert.h"
 #include "siftd/v1/config.pb.h"
@@ -17,15 +19,16 @@ namespace {
 // Every field that is a plain value, once: read, written and shown by the same list.
 // clang-format off
 #define SIFTD_CONFIG_FIELDS(X)                                                                \
-  X(endpoint) X(port_file) X(name) X(job) X(insecure_plaintext)                               \
+  X(endpoint) X(port_file) X(name) X(job) X(insecure_plaintext) X(key_file) X(client_keys)    \
   X(backend) X(python_factory) X(python)                                                      \
-  X(artifact) X(allow_artifact_upload) X(device) X(lanes) X(threads)                          \
+  X(artifact) X(allow_artifact_upload) X(artifact_sha256) X(device) X(lanes) X(threads)       \
   X(refuse_non_finite_weights) X(score_batch_rows) X(score_dtype) X(score_resolution)         \
   X(score_optimize) X(max_batch_age_ms)                                                       \
   X(max_inflight) X(graph_threads) X(budget_bytes) X(max_batch_bytes)                         \
   X(max_frame_bytes) X(max_model_bytes) X(max_rows) X(loader_window)                          \
+  X(max_peers) X(max_hellos) X(max_breaches)                                                  \
   X(heartbeat_ms) X(liveness_ms) X(score_deadline_ms) X(drain_ms)                             \
-  X(http) X(log_level) X(log_format) X(log_file)
+  X(http) X(http_public) X(log_level) X(log_format) X(log_file)
 // clang-format on
 
 class Collector final : public google::protobuf::io::ErrorCollector {
@@ -81,6 +84,36 @@ Status CheckOptimize(const WorkerConfig& c) {
   return OkStatus();
 }
 
+Status CheckDoors(const WorkerConfig& c) {
+  if (c.key_file.empty() != c.client_keys.empty()) {
+    return InvalidArgument("key_file is '" + c.key_file + "' and client_keys '" + c.client_keys +
+                           "'; allowed: both, as `siftd keygen worker` makes them, or neither");
+  }
+  if (!c.key_file.empty() && c.insecure_plaintext)
+    return InvalidArgument("insecure_plaintext is true; allowed: false with key_file");
+  const bool hex = c.artifact_sha256.find_first_not_of("0123456789abcdef") == std::string::npos;
+  if (!c.artifact_sha256.empty() && (!hex || c.artifact_sha256.size() != 64)) {
+    return InvalidArgument("artifact_sha256 is '" + c.artifact_sha256 +
+                           "'; allowed: 64 lower-case hexadecimal digits, as sha256sum prints them");
+  }
+  SIFTD_RETURN_IF_ERROR(InRange("max_peers", c.max_peers, 1, 65536));
+  SIFTD_RETURN_IF_ERROR(InRange("max_hellos", c.max_hellos, 1, 1000000));
+  return InRange("max_breaches", c.max_breaches, 1, 1000000);
+}
+
+// Addresses that this host alone reaches.
+bool IsLoopback(const std::string& address) {
+  return address.rfind("127.", 0) == 0 || address.rfind("localhost:", 0) == 0 ||
+         address.rfind("::1:", 0) == 0 || address.rfind("[::1]:", 0) == 0;
+}
+
+Status CheckHttp(const WorkerConfig& c) {
+  if (c.http.empty() || c.http_public || IsLoopback(c.http)) return OkStatus();
+  return InvalidArgument("http is '" + c.http +
+                         "', reachable from other hosts; allowed: a loopback address, or "
+                         "http_public: true where others may see the figures");
+}
+
 Status CheckBackend(const WorkerConfig& c) {
   SIFTD_RETURN_IF_ERROR(OneOf("backend", c.backend, {"jit", "python"}));
   if (c.backend == "jit") {
@@ -101,6 +134,8 @@ Status CheckBackend(const WorkerConfig& c) {
   if (!c.artifact.empty()) return InvalidArgument("artifact is '" + c.artifact + "'" + only + "''");
   if (c.allow_artifact_upload)
     return InvalidArgument("allow_artifact_upload is true" + only + "false");
+  if (!c.artifact_sha256.empty())
+    return InvalidArgument("artifact_sha256 is '" + c.artifact_sha256 + "'" + only + "''");
   return OkStatus();
 }
 
@@ -109,6 +144,8 @@ Status CheckBackend(const WorkerConfig& c) {
 Status WorkerConfig::Validate() const {
   constexpr std::uint64_t kRowsMost = 1u << 20;
   SIFTD_RETURN_IF_ERROR(CheckBackend(*this));
+  SIFTD_RETURN_IF_ERROR(CheckDoors(*this));
+  SIFTD_RETURN_IF_ERROR(CheckHttp(*this));
   SIFTD_RETURN_IF_ERROR(InRange("lanes", lanes, 1, 64));
   SIFTD_RETURN_IF_ERROR(InRange("threads", threads, 0, 1024));
   SIFTD_RETURN_IF_ERROR(InRange("score_batch_rows", score_batch_rows, 1, kRowsMost));
@@ -159,6 +196,12 @@ Status ReadConfigFile(const std::string& path, WorkerConfig* config) {
   std::stringstream text;
   text << file.rdbuf();
   return ParseConfig(text.str(), path, config);
+}
+
+Status CheckKeyFiles(const WorkerConfig& config) {
+  if (config.key_file.empty()) return OkStatus();
+  SIFTD_RETURN_IF_ERROR(ReadSecretKeyFile(config.key_file).status());
+  return KeyRing::Open(config.client_keys).status();
 }
 
 std::string ConfigText(const WorkerConfig& config) {

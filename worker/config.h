@@ -18,12 +18,15 @@ struct WorkerConfig {
   std::string name;
   std::string job;
   bool insecure_plaintext = false;
+  std::string key_file;
+  std::string client_keys;
 
   std::string backend = "jit";
   std::string python_factory;
   std::string python = "python3";
   std::string artifact;
   bool allow_artifact_upload = false;
+  std::string artifact_sha256;
   std::string device = "cpu";
   std::uint32_t lanes = 1;
   std::uint32_t threads = 0;  // 0: cores / lanes
@@ -43,6 +46,9 @@ struct WorkerConfig {
   std::uint64_t max_model_bytes = 16ull << 30;
   std::uint32_t max_rows = 65536;
   std::uint32_t loader_window = 8;
+  std::uint32_t max_peers = 4096;
+  std::uint32_t max_hellos = 200;
+  std::uint32_t max_breaches = 16;
 
   std::uint32_t heartbeat_ms = 1000;
   std::uint32_t liveness_ms = 5000;
@@ -52,6 +58,7 @@ struct WorkerConfig {
   PolicyOptions policy;
 
   std::string http;
+  bool http_public = false;
   std::string log_level = "info";
   std::string log_format = "text";
   std::string log_file;
@@ -64,6 +71,9 @@ struct WorkerConfig {
 // unknown fields are refused. `source` names the text in errors.
 Status ParseConfig(const std::string& text, const std::string& source, WorkerConfig* config);
 Status ReadConfigFile(const std::string& path, WorkerConfig* config);
+
+// Errors of the key files that `config` names, as a worker would find them at its start.
+Status CheckKeyFiles(const WorkerConfig& config);
 
 // Every field in text format, as ParseConfig reads it.
 std::string ConfigText(const WorkerConfig& config);

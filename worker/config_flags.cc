@@ -37,6 +37,9 @@ void ConfigFlags::AddTo(CLI::App* c) {
   Add(c, "--job", &W::job, "Serve only this job");
   Add(c, "--insecure-plaintext", &W::insecure_plaintext,
       "Allow an address that other hosts reach, unencrypted");
+  Add(c, "--key-file", &W::key_file,
+      "The worker's secret key file (siftd keygen worker): connections are encrypted");
+  Add(c, "--client-keys", &W::client_keys, "Folder of the keys that may connect, ROLE/NAME.key");
   Add(c, "--backend", &W::backend, "jit (a scorer archive) or python (a factory of your own)");
   Add(c, "--python-factory", &W::python_factory,
       "module:function that makes the scorer; it runs with this worker's rights");
@@ -44,6 +47,7 @@ void ConfigFlags::AddTo(CLI::App* c) {
   Add(c, "--artifact", &W::artifact, "Scorer archive made by siftd.export_scorer");
   Add(c, "--allow-artifact-upload", &W::allow_artifact_upload,
       "Take the scorer (code) from the publisher");
+  Add(c, "--artifact-sha256", &W::artifact_sha256, "Load only the scorer with this SHA-256");
   Add(c, "--device", &W::device, "cpu, cuda or cuda:N");
   Add(c, "--lanes", &W::lanes, "Forwards at a time");
   Add(c, "--threads", &W::threads, "LibTorch threads per lane; 0 = cores / lanes");
@@ -65,11 +69,15 @@ void ConfigFlags::AddTo(CLI::App* c) {
   AddSize(c, "--max-model-bytes", &W::max_model_bytes, "Largest model version");
   Add(c, "--max-rows", &W::max_rows, "Rows of one candidate batch at most");
   Add(c, "--loader-window", &W::loader_window, "Batches of a loader granted or held at most");
+  Add(c, "--max-peers", &W::max_peers, "Peers in session at most");
+  Add(c, "--max-hellos", &W::max_hellos, "Connections a second of one key or address at most");
+  Add(c, "--max-breaches", &W::max_breaches, "Breaches of the rules before a connection is cut");
   Add(c, "--heartbeat-ms", &W::heartbeat_ms, "Interval of heartbeats");
   Add(c, "--liveness-ms", &W::liveness_ms, "A silent peer is gone after this");
   Add(c, "--score-deadline-ms", &W::score_deadline_ms, "Undecided batches are returned after this");
   Add(c, "--drain-ms", &W::drain_ms, "Grace time at SIGTERM");
   Add(c, "--http", &W::http, "ADDRESS:PORT of /metrics, /healthz, /readyz; empty = off");
+  Add(c, "--http-public", &W::http_public, "Allow an --http address that other hosts reach");
   Add(c, "--log-level", &W::log_level, "debug, info, warning or error");
   Add(c, "--log-format", &W::log_format, "text or json");
   Add(c, "--log-file", &W::log_file, "Log here instead of standard error");

@@ -9,6 +9,7 @@
 #include "worker/config.h"
 #include "worker/config_flags.h"
 #include "worker/exit_code.h"
+#include "worker/keygen_command.h"
 #include "worker/library_versions.h"
 #include "worker/state_command.h"
 #include "worker/status_command.h"
@@ -29,6 +30,7 @@ int CheckConfig(const std::string& path) {
   WorkerConfig config;
   Status status = ReadConfigFile(path, &config);
   if (status.ok()) status = config.Validate();
+  if (status.ok()) status = CheckKeyFiles(config);
   if (!status.ok()) {
     std::fprintf(stderr, "%s\n", status.message().c_str());
     return kExitConfig;
@@ -72,11 +74,15 @@ int Main(int argc, char** argv) {
   CLI::App* status =
       app.add_subcommand("status", "Show model, keep rate, queues, stages and peers of workers");
   status->footer("example: siftd status --json tcp://127.0.0.1:7001 tcp://127.0.0.1:7002");
-  std::vector<std::string> endpoints;
-  bool json = false;
+  StatusOptions asked;
   int timeout_ms = 3000;
-  status->add_option("ENDPOINT", endpoints)->required();
-  status->add_flag("--json", json, "One JSON list on standard output");
+  status->add_option("ENDPOINT", asked.endpoints)->required();
+  status->add_flag("--json", asked.json, "One JSON list on standard output");
+  status->add_option("--keys", asked.keys, "Secret key file of a monitor, for workers with keys")
+      ->envname("SIFTD_KEYS");
+  status->add_option("--worker-key", asked.worker_key,
+                     "The workers' public key file; default: worker.key beside --keys")
+      ->envname("SIFTD_WORKER_KEY");
   status->add_option("--timeout-ms", timeout_ms, "Wait for answers at most this long")
       ->check(CLI::Range(1, 600000));
 
@@ -89,6 +95,25 @@ int Main(int argc, char** argv) {
       "  siftd state show checkpoint.pt                # of torch.save, by python3 -m siftd");
   std::string state_path;
   state_show->add_option("FILE", state_path)->required();
+  CLI::App* keygen = app.add_subcommand("keygen", "Make key files for encrypted connections");
+  keygen->require_subcommand(1);
+  keygen->footer(
+      "examples:\n  siftd keygen worker keys\n"
+      "  siftd keygen client keys --name alice --role loader --role publisher\n"
+      "A drop-in trainer needs loader and publisher, a stream's trainer trainer and publisher, a\n"
+      "loader process loader, `siftd status` monitor. SECURITY.md says more.");
+  KeygenOptions made;
+  CLI::App* worker_keys = keygen->add_subcommand("worker", "A worker's pair, and folders for clients");
+  worker_keys->footer("example: siftd keygen worker keys");
+  CLI::App* client_keys = keygen->add_subcommand("client", "A client's pair, allowed in some roles");
+  client_keys->footer("example: siftd keygen client keys --name alice --role loader");
+  for (CLI::App* command : {worker_keys, client_keys}) {
+    command->add_option("DIR", made.folder, "Folder of the keys; made if it is not there")->required();
+    command->add_flag("--force", made.force, "Replace keys that are there");
+  }
+  client_keys->add_option("--name", made.name, "In file names and logs")->required();
+  client_keys->add_option("--role", made.roles, "loader, trainer, publisher or monitor; may be repeated")
+      ->required();
 
   CLI::App* version =
       app.add_subcommand("version", "Versions of siftd and of every library linked");
@@ -102,8 +127,11 @@ int Main(int argc, char** argv) {
     std::fputs(LibraryVersions().c_str(), stdout);
     return kExitOk;
   }
-  if (*status) return RunStatus(endpoints, json, milliseconds(timeout_ms));
   if (*state_show) return ShowState(state_path);
+  asked.timeout = milliseconds(timeout_ms);
+  if (*status) return RunStatus(asked);
+  if (*worker_keys) return RunKeygenWorker(made);
+  if (*client_keys) return RunKeygenClient(made);
   if (*check) return CheckConfig(path);
   auto effective = (*show ? show_flags : worker_flags).Resolve();
   if (!effective.ok())

@@ -24,8 +24,15 @@ Result<std::string> LoadArchive(const Frame& archive, Scorer* scorer, std::strin
 
 }  // namespace
 
-Result<std::string> LoadArtifactFile(const std::string& path, Scorer* scorer, std::string* note) {
+Result<std::string> LoadArtifactFile(const std::string& path, const std::string& pinned,
+                                     Scorer* scorer, std::string* note) {
   SIFTD_ASSIGN_OR_RETURN(const Frame archive, ReadFile(path));
+  // Before its code is looked at.
+  if (const std::string digest = pinned.empty() ? "" : Hex(Sha256(archive.bytes()));
+      digest != pinned) {
+    return InvalidArgument("artifact '" + path + "': its SHA-256 is " + digest +
+                           "; allowed by artifact_sha256: " + pinned);
+  }
   auto sha256 = LoadArchive(archive, scorer, note);
   if (!sha256.ok())
     return Status(sha256.status().code(), "artifact '" + path + "': " + sha256.status().message());

@@ -53,8 +53,9 @@ class ModelThread {
   Thread thread_;
 };
 
-// Reads, checks and loads the scorer archive at `path`; its SHA-256 in hexadecimal. `note`: a
-// warning, or empty.
-Result<std::string> LoadArtifactFile(const std::string& path, Scorer* scorer, std::string* note);
+// Reads, checks and loads the scorer archive at `path`; its SHA-256 in hexadecimal. `pinned`: the
+// only one allowed; empty: any. `note`: a warning, or empty.
+Result<std::string> LoadArtifactFile(const std::string& path, const std::string& pinned,
+                                     Scorer* scorer, std::string* note);
 
 }  // namespace siftd

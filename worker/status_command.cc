@@ -59,9 +59,20 @@ void Print(const std::string& endpoint, const StatusReply& s) {
 
 }  // namespace
 
-int RunStatus(const std::vector<std::string>& endpoints, bool json, Duration timeout) {
+int RunStatus(const StatusOptions& options) {
+  const std::vector<std::string>& endpoints = options.endpoints;
+  const Duration timeout = options.timeout;
+  const bool json = options.json;
   DealerPool pool;
   Wakeup wakeup;
+  if (!options.keys.empty()) {
+    auto keys = ReadClientKeys(options.keys, options.worker_key);
+    if (!keys.ok()) {
+      std::fprintf(stderr, "siftd status: %s\n", keys.status().message().c_str());
+      return kExitConfig;
+    }
+    pool.UseKeys(std::move(keys).value());
+  }
   for (const std::string& endpoint : endpoints) {
     if (const auto added = pool.Add(endpoint); !added.ok()) {
       std::fprintf(stderr, "siftd status: %s\n", added.status().message().c_str());
@@ -75,13 +86,24 @@ int RunStatus(const std::vector<std::string>& endpoints, bool json, Duration tim
   hello.name = "siftd status " + std::to_string(getpid());
   std::vector<bool> said(endpoints.size());
   std::vector<std::optional<StatusReply>> replies(endpoints.size());
+  std::vector<std::string> refused(endpoints.size());  // why no answer will come
   std::size_t missing = endpoints.size();
+  std::vector<bool> settled(endpoints.size());
+  std::size_t waiting = endpoints.size();
+  const auto settle = [&](std::size_t i) {
+    if (!settled[i]) --waiting;
+    settled[i] = true;
+  };
   const MonoTime deadline = Now() + timeout;
-  while (missing > 0 && Now() < deadline) {
+  while (waiting > 0 && Now() < deadline) {
     for (std::size_t i = 0; i < endpoints.size(); ++i) {
       if (!said[i]) said[i] = pool.Send(i, Encode(hello)) == DealerPool::Sent::kSent;
     }
     pool.Poll(milliseconds(20), wakeup);
+    for (const DealerPool::Refused& r : pool.TakeRefused()) {
+      refused[r.worker] = r.why;
+      if (r.for_good) settle(r.worker);
+    }
     DealerPool::Received received;
     while (pool.Receive(&received)) {
       auto message = Decode(received.frames);
@@ -93,12 +115,23 @@ int RunStatus(const std::vector<std::string>& endpoints, bool json, Duration tim
                  reply && !replies[received.worker]) {
         replies[received.worker] = std::move(*reply);
         --missing;
+        settle(received.worker);
+        [[maybe_unused]] const auto sent =  // its session need not wait for its silence
+            pool.Send(received.worker, Encode(Goodbye{session, GoodbyeReason::kLeaving, 0}));
+      } else if (const auto* error = std::get_if<ErrorMessage>(&*message);
+                 error && error->fatal) {
+        refused[received.worker] = error->text + "; " + error->hint;
+        settle(received.worker);
       }
     }
   }
   if (json) std::printf("[");
   bool first = true;
   for (std::size_t i = 0; i < endpoints.size(); ++i) {
+    if (!replies[i] && !refused[i].empty()) {
+      std::fprintf(stderr, "siftd status: %s: %s\n", endpoints[i].c_str(), refused[i].c_str());
+      continue;
+    }
     if (!replies[i]) {
       std::fprintf(stderr,
                    "siftd status: no answer from %s within %.1f s. Is a worker there? Same host: "

@@ -74,6 +74,7 @@ Result<std::unique_ptr<Worker>> Worker::Create(const WorkerConfig& config, Log l
 }
 
 Status Worker::Start(ReplicaLoader load) {
+  SIFTD_RETURN_IF_ERROR(CheckKeyFiles(config_));  // before the scorer takes its time
   ScorerOptions scorer;
   scorer.load = std::move(load);
   SIFTD_ASSIGN_OR_RETURN(scorer.device, ParseDevice(config_.device));
@@ -97,7 +98,8 @@ Status Worker::Start(ReplicaLoader load) {
   } else if (!config_.artifact.empty()) {
     std::string note;
     SIFTD_ASSIGN_OR_RETURN(core.artifact_sha256,
-                           LoadArtifactFile(config_.artifact, scorer_.get(), &note));
+                           LoadArtifactFile(config_.artifact, config_.artifact_sha256,
+                                            scorer_.get(), &note));
     if (!note.empty()) log_->warn(note);
   }
   core.name = config_.name;
@@ -118,6 +120,11 @@ Status Worker::Start(ReplicaLoader load) {
   core.default_policy = config_.policy;
   core.check_policy = [](const PolicyOptions& policy) { return siftd::Validate(policy); };
   core.artifact_upload = config_.allow_artifact_upload;
+  core.artifact_pinned = config_.artifact_sha256;
+  core.keys = !config_.key_file.empty();
+  core.max_peers = config_.max_peers;
+  core.max_hellos = config_.max_hellos;
+  core.max_breaches = config_.max_breaches;
   core_ = std::make_unique<WorkerCore>(core);
 
   SiftGraphOptions graph;
@@ -143,7 +150,13 @@ Status Worker::Start(ReplicaLoader load) {
   router.max_frame_bytes = static_cast<std::int64_t>(config_.max_frame_bytes);
   router.high_water_mark = static_cast<int>(2 * config_.loader_window + 64);
   router.guard = GuardFor(config_);
+  router.key_file = config_.key_file;
+  router.client_keys = config_.client_keys;
+  router.handshakes = config_.max_hellos;
+  router.log = [log = log_](const std::string& line) { log->warn(line); };
   SIFTD_ASSIGN_OR_RETURN(router_, RouterEndpoint::Bind(router));
+  if (!config_.key_file.empty())
+    log_->info("connections are encrypted; the keys in {} may connect", config_.client_keys);
   if (!config_.http.empty()) {
     SIFTD_ASSIGN_OR_RETURN(http_, HttpServer::Start(config_.http));
   }
@@ -212,8 +225,13 @@ void Worker::Run() {
 }
 
 void Worker::Receive(MonoTime now) {
+  for (const PeerHandle peer : router_->TakeChanged()) {
+    core_->OnPeer(peer, router_->Rights(peer), now);
+    Act(now);
+  }
   RouterEndpoint::Received received;
   for (int i = 0; i < kMessagesPerTurn && router_->Receive(&received); ++i) {
+    if (received.fresh) core_->OnPeer(received.peer, router_->Rights(received.peer), now);
     if (received.too_many_frames) {
       core_->OnMalformed(received.peer,
                          InvalidArgument("frames are more than 34; allowed: 2 to 34"), now);
@@ -255,8 +273,9 @@ void Worker::TakeResults(MonoTime now) {
 void Worker::Act(MonoTime now) {
   while (true) {
     WorkerActions actions = core_->TakeActions();
-    if (actions.sends.empty() && actions.forget.empty() && actions.admitted.empty() &&
-        actions.model_work.empty() && actions.log.empty() && !actions.discard_staging) {
+    if (actions.sends.empty() && actions.forget.empty() && actions.cut.empty() &&
+        actions.admitted.empty() && actions.model_work.empty() && actions.log.empty() &&
+        !actions.discard_staging) {
       return;
     }
     for (const std::string& line : actions.log) log_->info(line);
@@ -264,6 +283,7 @@ void Worker::Act(MonoTime now) {
       if (auto* status = std::get_if<StatusReply>(&send.message)) Complete(status);
       Send(send.to, send.message, now);
     }
+    for (const PeerHandle peer : actions.cut) router_->Cut(peer);  // before it is forgotten
     for (const PeerHandle peer : actions.forget) router_->Forget(peer);
     if (actions.discard_staging) model_->Discard();
     for (ScoredBatchPtr& batch : actions.admitted) graph_->Submit(std::move(batch));
@@ -315,6 +335,8 @@ void Worker::Complete(StatusReply* status) const {
     status->errors["CUT_UNFINISHED_MESSAGE"] = cuts.unfinished;
     status->errors["CUT_SILENT_CONNECTION"] = cuts.silent;
   }
+  if (const std::uint64_t refused = router_->refused_handshakes(); refused > 0)
+    status->errors["HANDSHAKE_REFUSED"] = refused;
   if (python_ == nullptr) return;
   if (const std::uint64_t deaths = python_->deaths(); deaths > 0)
     status->errors["SCORER_PROCESS_DIED"] = deaths;

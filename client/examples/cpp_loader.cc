@@ -104,6 +104,11 @@ int main(int argc, char** argv) {
   app.add_option("--csv", csv, "numbers, the last column is the class")->required();
   app.add_option("--endpoint", options.client.endpoints, "of a worker; may be repeated")
       ->required();
+  app.add_option("--keys", options.client.keys, "secret key file, for workers with keys")
+      ->envname("SIFTD_KEYS");
+  app.add_option("--worker-key", options.client.worker_key,
+                 "their public key file; default: worker.key beside --keys")
+      ->envname("SIFTD_WORKER_KEY");
   app.add_option("--index", options.index, "of this loader")->capture_default_str();
   app.add_option("--count", options.count, "loaders of the job")->capture_default_str();
   app.add_option("--epochs", options.epochs, "0: until the trainer is done")->capture_default_str();

@@ -103,6 +103,11 @@ int main(int argc, char** argv) {
   app.add_option("--scorer", setting.scorer, "archive of siftd.export_scorer")->required();
   app.add_option("--endpoint", trainer.client.endpoints, "of a worker; may be repeated")
       ->required();
+  app.add_option("--keys", trainer.client.keys, "secret key file, for workers with keys")
+      ->envname("SIFTD_KEYS");
+  app.add_option("--worker-key", trainer.client.worker_key,
+                 "their public key file; default: worker.key beside --keys")
+      ->envname("SIFTD_WORKER_KEY");
   app.add_option("--loaders", trainer.loader_count, "of the job")->capture_default_str();
   app.add_option("--batch", trainer.batch_size, "rows")->capture_default_str();
   app.add_option("--seed", trainer.seed, "of the keep decisions")->capture_default_str();

@@ -6,6 +6,8 @@ section "Loader, mode SAMPLES", asks for; the numbers in the comments are that s
 
     protoc -Iproto --python_out=generated proto/siftd/v1/*.proto      # once; or give --proto proto
     python external_loader.py --csv digits.csv --endpoint tcp://127.0.0.1:7070 --epochs 3 --proto proto
+
+Workers with keys are reached by --keys alice.key_secret (siftd keygen client) and --worker-key worker.key.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import zmq
+import zmq.auth
+from zmq.utils.monitor import parse_monitor_message
 
 wire: Any = None  # siftd.v1.wire_pb2, set by main
 MAGIC = b"SFTD\x01"
@@ -44,8 +48,11 @@ def generate(proto: Path) -> None:
 class Link:
     """A DEALER to one worker and its session."""
 
-    def __init__(self, context: zmq.Context[Any], endpoint: str, incarnation: int) -> None:
-        self.context, self.endpoint = context, endpoint
+    def __init__(
+        self, context: zmq.Context[Any], endpoint: str, incarnation: int, keys: tuple[bytes, bytes, bytes] | None
+    ) -> None:
+        """`keys`: own public, own secret, the worker's public; None: not encrypted."""
+        self.context, self.endpoint, self.keys = context, endpoint, keys
         self.incarnation, self.counter = incarnation, 0
         self.worker_incarnation = 0
         self.drained = False
@@ -55,10 +62,18 @@ class Link:
 
     def connect(self) -> None:
         """A fresh socket and session; nothing of the old one counts."""
+        self.socket.disable_monitor()
         self.socket.close(linger=0)
         self.socket = self.context.socket(zmq.DEALER)
         self.socket.linger, self.socket.immediate = 0, True
         self.socket.maxmsgsize = 256 << 20
+        if self.keys is not None:
+            self.socket.curve_publickey, self.socket.curve_secretkey, self.socket.curve_serverkey = self.keys
+        # Its own address: libzmq lets go of the one before when it likes.
+        self.handshakes = self.socket.get_monitor_socket(
+            zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
+            f"inproc://{id(self)}-{self.counter}",
+        )
         self.socket.connect(self.endpoint)
         self.counter += 1
         self.welcome: Any = None
@@ -67,6 +82,13 @@ class Link:
         self.heard = self.sent = time.monotonic()
         self.retry_at = self.heard + self.backoff
         self.backoff = min(5.0, 2 * self.backoff)
+
+    def refused(self) -> bool:
+        """The worker turned the handshake down; a new socket would fare no better."""
+        try:
+            return parse_monitor_message(self.handshakes.recv_multipart(zmq.DONTWAIT)) is not None
+        except zmq.Again:
+            return False
 
     @property
     def free(self) -> int:
@@ -108,7 +130,13 @@ class Loader:
         self.args, self.rows = args, rows
         context = zmq.Context(1)
         incarnation = time.time_ns()
-        self.links = [Link(context, endpoint, incarnation) for endpoint in args.endpoint]
+        keys = None
+        if args.keys:
+            public, secret = zmq.auth.load_certificate(args.keys)
+            worker, _ = zmq.auth.load_certificate(args.worker_key or args.keys.parent / "worker.key")
+            assert secret is not None, f"{args.keys} holds no secret key"
+            keys = (public, secret, worker)
+        self.links = [Link(context, endpoint, incarnation, keys) for endpoint in args.endpoint]
         self.position: Any = None  # of the newest run
         self.rewound = False
         self.leases: dict[tuple[int, int], dict[str, Any]] = {}  # (pass, seq) -> who has it, attempt
@@ -130,6 +158,8 @@ class Loader:
                 self.on_message(link, message)
         now = time.monotonic()
         for link in self.links:
+            if link.welcome is None and link.refused():
+                sys.exit(f"{link.endpoint} refuses the handshake: is this key in its client_keys, does it use keys?")
             if not link.said_hello:
                 link.said_hello = link.send(self.hello(), [])
             if link.welcome is None:
@@ -209,7 +239,9 @@ class Loader:
             for each in self.links:
                 each.incarnation = max(each.incarnation, e.current + 1)
             self.lose(link, "another incarnation was here")
-        elif e.code in (wire.SUPERSEDED, wire.JOB_MISMATCH, wire.PROTOCOL_VERSION, wire.BUDGET_TOO_SMALL):
+        elif e.code in (wire.SUPERSEDED, wire.JOB_MISMATCH, wire.PROTOCOL_VERSION, wire.BUDGET_TOO_SMALL) or (
+            e.code == wire.NOT_ALLOWED and e.fatal  # not with this key
+        ):
             sys.exit(f"{link.endpoint} refuses this loader: {name}: {e.text} {e.hint}")
         else:
             print(f"{link.endpoint} says {name}: {e.text} {e.hint}", file=sys.stderr)
@@ -339,6 +371,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64, help="rows")
     parser.add_argument("--seed", type=int, default=0, help="of the order")
     parser.add_argument("--job", default="default")
+    parser.add_argument("--keys", type=Path, help="secret key file of this loader, for workers with keys")
+    parser.add_argument("--worker-key", type=Path, help="their public key file; default: worker.key beside --keys")
     parser.add_argument("--timeout", type=float, default=120, help="seconds to wait for workers and trainer")
     args = parser.parse_args()
     generate(args.proto)

@@ -47,6 +47,8 @@ void ClientLinks::OnMessage(std::size_t w, Message& message, MonoTime now) {
   ClientSession& session = *links_[w].session;
   if (const auto* welcome = std::get_if<Welcome>(&message)) {
     if (!session.OnWelcome(*welcome, now)) return;
+    links_[w].refused.clear();
+    links_[w].refused_for_good = false;
     if (!welcome->worker_name.empty())
       log_.push_back(links_[w].name + " is '" + welcome->worker_name + "'");
     owner_->OnOpened(w, session.welcome(), now);
@@ -78,6 +80,17 @@ void ClientLinks::Lose(std::size_t w, const std::string& why, MonoTime now) {
   if (!was_open && session.state() != ClientSession::State::kGreeting) return;
   session.Lose(now);
   GiveUp(w, was_open, why, now);
+}
+
+void ClientLinks::Refused(std::size_t w, const std::string& why, bool for_good, MonoTime /*now*/) {
+  Link& link = links_[w];
+  if (link.refused != why) log_.push_back(link.name + ": " + why);
+  link.refused = why;
+  link.refused_for_good = for_good;
+  const bool all = std::all_of(links_.begin(), links_.end(),
+                               [](const Link& l) { return l.refused_for_good; });
+  if (all && !identity_->welcomed && failure_.ok())
+    failure_ = FailedPrecondition(link.name + ": " + why);
 }
 
 void ClientLinks::NotSent(std::size_t w, MonoTime now) {
@@ -129,6 +142,7 @@ std::string ClientLinks::Missing(MonoTime now) const {
     const bool greeting = link.session->state() == ClientSession::State::kGreeting;
     text += link.name + (greeting ? ": no Welcome since " : ": not connected since ") +
             ElapsedText(now - link.session->down_since());
+    if (!link.refused.empty()) text += ": " + link.refused;
   }
   return text;
 }

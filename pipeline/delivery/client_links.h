@@ -43,6 +43,9 @@ class ClientLinks {
   void Name(std::size_t w, std::string name) { links_[w].name = std::move(name); }
   void OnMessage(std::size_t w, Message& message, MonoTime now);
   void Lose(std::size_t w, const std::string& why, MonoTime now);
+  // No connection comes about, and why. `for_good`: the worker's word. Where every worker has said
+  // so, and none ever welcomed this process, nothing more will happen.
+  void Refused(std::size_t w, const std::string& why, bool for_good, MonoTime now);
   // The socket does not take a message: nobody is connected yet, or its queue is full.
   void NotSent(std::size_t w, MonoTime now);
   // Deadlines, heartbeats, Hellos that are due.
@@ -71,6 +74,8 @@ class ClientLinks {
   struct Link {
     std::unique_ptr<ClientSession> session;
     std::string name;
+    std::string refused;  // why no connection came about since the last Welcome
+    bool refused_for_good = false;
   };
 
   void GiveUp(std::size_t w, bool was_open, const std::string& why, MonoTime now);

@@ -26,6 +26,7 @@ Code CodeOf(ErrorCode code) {
 bool Final(const ErrorMessage& error) {
   switch (error.code) {
     case ErrorCode::kProtocolVersion:
+    case ErrorCode::kNotAllowed:  // this key, in this role
     case ErrorCode::kJobMismatch:
     case ErrorCode::kRunObsolete:
     case ErrorCode::kTooLarge:

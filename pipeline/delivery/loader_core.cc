@@ -31,6 +31,10 @@ void LoaderCore::OnMessage(std::size_t w, Message message, MonoTime now) {
   impl_->links.OnMessage(w, message, now);
 }
 
+void LoaderCore::OnRefused(std::size_t w, const std::string& why, bool for_good, MonoTime now) {
+  impl_->links.Refused(w, why, for_good, now);
+}
+
 void LoaderCore::OnLinkLost(std::size_t w, const std::string& why, MonoTime now) {
   impl_->links.Lose(w, why, now);
 }

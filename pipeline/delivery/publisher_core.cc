@@ -78,6 +78,10 @@ void PublisherCore::OnMessage(std::size_t w, Message message, MonoTime now) {
   impl_->links.OnMessage(w, message, now);
 }
 
+void PublisherCore::OnRefused(std::size_t w, const std::string& why, bool for_good, MonoTime now) {
+  impl_->links.Refused(w, why, for_good, now);
+}
+
 void PublisherCore::OnLinkLost(std::size_t w, const std::string& why, MonoTime now) {
   impl_->links.Lose(w, why, now);
 }

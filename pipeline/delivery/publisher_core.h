@@ -61,6 +61,8 @@ class PublisherCore {
   void NameWorker(std::size_t w, const std::string& name);
   void OnMessage(std::size_t w, Message message, MonoTime now);
   void OnLinkLost(std::size_t w, const std::string& why, MonoTime now);
+  // The connection does not come about: see ClientLinks.
+  void OnRefused(std::size_t w, const std::string& why, bool for_good, MonoTime now);
   // The socket took no message: see ClientLinks.
   void OnNotSent(std::size_t w, MonoTime now);
   void OnTick(MonoTime now);

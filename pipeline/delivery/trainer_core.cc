@@ -80,6 +80,10 @@ void TrainerCore::OnMessage(std::size_t w, Message message, MonoTime now) {
   impl_->links.OnMessage(w, message, now);
 }
 
+void TrainerCore::OnRefused(std::size_t w, const std::string& why, bool for_good, MonoTime now) {
+  impl_->links.Refused(w, why, for_good, now);
+}
+
 void TrainerCore::OnLinkLost(std::size_t w, const std::string& why, MonoTime now) {
   impl_->now = now;
   impl_->links.Lose(w, why, now);

@@ -26,7 +26,7 @@ void WorkerCore::Impl::On(WorkerSession& s, Candidates& m, MonoTime now) {
     Refuse(s.peer, s.id, ErrorCode::kCreditExceeded,
            "Candidates " + ToString(m.key) + " without credit",
            "send only while the cumulative credit allows it (proto/README.md, Credit)", true);
-    EndSession(s.seat, now, "sent without credit");
+    Cut(s.peer, "Candidates without credit", now);
     return;
   }
   if (m.key.loader != loader) {
@@ -34,6 +34,7 @@ void WorkerCore::Impl::On(WorkerSession& s, Candidates& m, MonoTime now) {
            "key.loader is " + std::to_string(m.key.loader) + "; this session's index is " +
                std::to_string(loader),
            "a loader sends keys of its own index", false);
+    Breach(s.peer, "a key of another loader", now);
     return;
   }
   if (m.run > run && !s.hello.has_job_spec)

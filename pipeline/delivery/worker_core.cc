@@ -87,7 +87,6 @@ void WorkerCore::OnMessage(PeerHandle from, Message message, MonoTime now) {
                           "this session is not known here", "open a new connection and say Hello",
                           true);
           }
-          impl_->ForgetStranger(from);
           return;
         }
         s->heard = now;
@@ -98,16 +97,18 @@ void WorkerCore::OnMessage(PeerHandle from, Message message, MonoTime now) {
           impl_->Refuse(from, m.session, ErrorCode::kNotAllowed,
                         std::string("a ") + RoleName(s->seat.role) + " may not send this message",
                         "see the table of roles in proto/README.md", false);
+          impl_->Breach(from, "a message that its role may not send", now);
         }
       },
       message);
 }
 
-void WorkerCore::OnMalformed(PeerHandle from, const Status& why, MonoTime /*now*/) {
+void WorkerCore::OnMalformed(PeerHandle from, const Status& why, MonoTime now) {
   const auto seat = impl_->seat_of.find(from);
   impl_->Refuse(
       from, seat == impl_->seat_of.end() ? SessionId{} : impl_->sessions.at(seat->second).id,
       ErrorCode::kMalformed, why.message(), "see proto/README.md for the message's layout", false);
+  impl_->Breach(from, "bytes that are no message: " + why.message(), now);
 }
 
 void WorkerCore::OnUnreachable(PeerHandle peer, MonoTime now) {

@@ -15,6 +15,7 @@
 #include "pipeline/base/clock.h"
 #include "pipeline/base/status.h"
 #include "pipeline/data/messages.h"
+#include "pipeline/data/peer_rights.h"
 #include "pipeline/data/scored_batch.h"
 
 namespace siftd {
@@ -41,6 +42,13 @@ struct WorkerCoreOptions {
   std::function<Status(const PolicyOptions&)> check_policy;
   bool artifact_upload = false;
   std::string artifact_sha256;  // of the loaded scorer; empty = none loaded
+  std::string artifact_pinned;  // the only one that may be loaded; empty = any
+
+  // Doors. `keys`: a peer may do nothing before OnPeer told its rights.
+  bool keys = false;
+  std::uint32_t max_peers = 4096;   // sessions; monitors a quarter of them
+  std::uint32_t max_hellos = 200;   // a second of one origin, on average
+  std::uint32_t max_breaches = 16;  // of the rules by one connection, then it is cut
 };
 
 // What the core wants done; the caller takes and does it all after each event, in this order.
@@ -51,6 +59,7 @@ struct WorkerActions {
   };
   std::vector<Send> sends;
   std::vector<PeerHandle> forget;        // after sends: nothing will be sent to these any more
+  std::vector<PeerHandle> cut;           // after sends: nor is anything heard of these
   std::vector<ScoredBatchPtr> admitted;  // into the graph; each comes back through OnDecided once
   std::vector<Message>
       model_work;  // ModelBegin, ModelChunk, ModelCommit, checked for session, run and order
@@ -66,6 +75,9 @@ class WorkerCore {
   WorkerCore(const WorkerCore&) = delete;
   WorkerCore& operator=(const WorkerCore&) = delete;
 
+  // Who `peer` is, before its first message, and again when its rights changed: a session that it
+  // may not hold any more is over.
+  void OnPeer(PeerHandle peer, PeerRights rights, MonoTime now);
   void OnMessage(PeerHandle from, Message message, MonoTime now);
   // Bytes that are no message; answered with Error(MALFORMED), counted.
   void OnMalformed(PeerHandle from, const Status& why, MonoTime now);

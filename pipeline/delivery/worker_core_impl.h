@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The state behind WorkerCore. Its methods lie in files by subject: worker_sessions.cc (rules 1,
 // 9), worker_batches.cc (rules 3 to 7, 11), worker_relay.cc (rules 8 to 10), worker_model.cc
-// (weights), worker_core.cc (events, time, status). Internal to pipeline/delivery.
+// (weights), worker_doors.cc (rights, limits), worker_core.cc (events, time, status). Internal to
+// pipeline/delivery.
 #pragma once
 
 #include <deque>
@@ -11,6 +12,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "pipeline/base/rate_limit.h"
 #include "pipeline/delivery/credit.h"
 #include "pipeline/delivery/worker_core.h"
 
@@ -55,12 +57,18 @@ struct WorkerEntry {
   SessionId sent_in;          // trainer session that it was last sent in
 };
 
+// A connection, with a session or without.
+struct WorkerPeer {
+  PeerRights rights;
+  std::uint32_t breaches = 0;
+};
+
 struct WorkerCore::Impl {
-  explicit Impl(WorkerCoreOptions o) : options(std::move(o)) {}
+  explicit Impl(WorkerCoreOptions o) : options(std::move(o)), hellos(options.max_hellos) {}
 
   // worker_sessions.cc
   void OnHello(PeerHandle from, Hello hello, MonoTime now);
-  bool CheckHello(PeerHandle from, const Hello& hello);
+  bool CheckHello(PeerHandle from, const Hello& hello, MonoTime now);
   bool CheckJob(PeerHandle from, const Hello& hello);
   bool CheckLoader(PeerHandle from, const Hello& hello);
   void AdoptRun(std::uint64_t new_run);
@@ -70,7 +78,16 @@ struct WorkerCore::Impl {
   void SendTo(WorkerSession& s, Message message, MonoTime now);
   void Refuse(PeerHandle to, const SessionId& session, ErrorCode code, std::string text,
               std::string hint, bool fatal, std::uint64_t current = 0);
-  void ForgetStranger(PeerHandle peer);
+
+  // worker_doors.cc
+  WorkerPeer& Know(PeerHandle peer);
+  // Of a Hello: the role, how often, how many; false: refused.
+  bool CheckDoor(PeerHandle from, const Hello& hello, MonoTime now);
+  bool CheckRoom(PeerHandle from, const Hello& hello, const Seat& seat);
+  // The peer broke a rule; too often, and it is cut. After the answer, if it gets one.
+  void Breach(PeerHandle peer, const std::string& what, MonoTime now);
+  void Cut(PeerHandle peer, const std::string& what, MonoTime now);
+  void Leave(PeerHandle peer) { peers.erase(peer); }
 
   // worker_batches.cc
   void On(WorkerSession& s, Candidates& m, MonoTime now);
@@ -122,6 +139,8 @@ struct WorkerCore::Impl {
 
   std::map<Seat, WorkerSession> sessions;
   std::unordered_map<PeerHandle, Seat> seat_of;
+  std::map<PeerHandle, WorkerPeer> peers;  // oldest first; those without a session are bounded
+  RateLimit hellos;                        // by origin
   std::map<Seat, SessionId> newest;             // per seat, over the sessions' lives
   std::map<std::uint32_t, MonoTime> rank_lost;  // when a rank's session ended
 

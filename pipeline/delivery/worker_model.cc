@@ -2,6 +2,7 @@
 // Weights and artifacts on their way from the publisher to the model thread.
 #include <utility>
 
+#include "pipeline/base/hex.h"
 #include "pipeline/delivery/worker_core_impl.h"
 
 namespace siftd {
@@ -22,6 +23,13 @@ void WorkerCore::Impl::On(WorkerSession& s, ModelBegin& m, MonoTime now) {
         "this worker takes no artifact over the wire (it is code): start it with the artifact's "
         "path, or with allow_artifact_upload: true",
         now);
+  }
+  if (m.kind == ModelKind::kArtifact && !options.artifact_pinned.empty() &&
+      Hex(m.sha256) != options.artifact_pinned) {
+    return RefuseModel(s, m.version, ErrorCode::kArtifactRefused,
+                       "the artifact's SHA-256 is " + Hex(m.sha256) +
+                           "; allowed by this worker's artifact_sha256: " + options.artifact_pinned,
+                       now);
   }
   if (m.kind != ModelKind::kArtifact && m.version <= model_version && model_ready) {
     return RefuseModel(s, m.version, ErrorCode::kModelMismatch,

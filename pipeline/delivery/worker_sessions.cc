@@ -51,15 +51,10 @@ void WorkerCore::Impl::Refuse(PeerHandle to, const SessionId& session, ErrorCode
   error.fatal = fatal;
   error.current = current;
   actions.sends.push_back({to, std::move(error)});
-  ForgetStranger(to);
 }
 
-// Whoever has no seat is not remembered from one message to the next.
-void WorkerCore::Impl::ForgetStranger(PeerHandle peer) {
-  if (!seat_of.contains(peer)) actions.forget.push_back(peer);
-}
-
-bool WorkerCore::Impl::CheckHello(PeerHandle from, const Hello& hello) {
+bool WorkerCore::Impl::CheckHello(PeerHandle from, const Hello& hello, MonoTime now) {
+  if (!CheckDoor(from, hello, now)) return false;
   if (hello.protocol_min > 1 || hello.protocol_max < 1) {
     Refuse(from, hello.session, ErrorCode::kProtocolVersion,
            "protocol is " + std::to_string(hello.protocol_min) + " to " +
@@ -67,7 +62,7 @@ bool WorkerCore::Impl::CheckHello(PeerHandle from, const Hello& hello) {
            "install a client of siftd " + options.version, true);
     return false;
   }
-  if (hello.role == Role::kMonitor) return true;
+  if (hello.role == Role::kMonitor) return CheckRoom(from, hello, {Role::kMonitor, from});
   if (draining) {
     Refuse(from, hello.session, ErrorCode::kDraining,
            "worker '" + options.name + "' is ending: " + drain_reason,
@@ -75,7 +70,8 @@ bool WorkerCore::Impl::CheckHello(PeerHandle from, const Hello& hello) {
     return false;
   }
   const Seat seat{hello.role, hello.role == Role::kTrainer ? hello.rank : hello.loader_index};
-  const SessionId last = newest[seat];
+  const auto known = newest.find(seat);
+  const SessionId last = known == newest.end() ? SessionId{} : known->second;
   if (hello.session.incarnation < last.incarnation) {
     Refuse(from, hello.session, ErrorCode::kSuperseded,
            Name(seat, hello.name) + " was replaced by a later process with the same index",
@@ -83,10 +79,8 @@ bool WorkerCore::Impl::CheckHello(PeerHandle from, const Hello& hello) {
            true, last.incarnation);
     return false;
   }
-  if (hello.session <= last) {  // an older connection of the same process: drop it
-    ForgetStranger(from);
-    return false;
-  }
+  if (hello.session <= last) return false;  // an older connection of the same process: drop it
+  if (!CheckRoom(from, hello, seat)) return false;
   return CheckJob(from, hello) && (hello.role != Role::kLoader || CheckLoader(from, hello));
 }
 
@@ -212,6 +206,7 @@ void WorkerCore::Impl::AdoptRun(std::uint64_t new_run) {
     if (OwnsRun(it->second.hello) && it->second.hello.run < run) {
       actions.forget.push_back(it->second.peer);
       seat_of.erase(it->second.peer);
+      Leave(it->second.peer);
       it = sessions.erase(it);
     } else {
       if (it->first.role == Role::kLoader) loader_count = it->second.hello.loader_count;
@@ -234,11 +229,12 @@ void WorkerCore::Impl::EndSession(const Seat& seat, MonoTime now, const std::str
   }
   actions.forget.push_back(it->second.peer);
   seat_of.erase(it->second.peer);
+  Leave(it->second.peer);
   sessions.erase(it);
 }
 
 void WorkerCore::Impl::OnHello(PeerHandle from, Hello hello, MonoTime now) {
-  if (!CheckHello(from, hello)) return;
+  if (!CheckHello(from, hello, now)) return;
   Seat seat{hello.role, 0};
   if (hello.role == Role::kTrainer) seat.index = hello.rank;
   if (hello.role == Role::kLoader) seat.index = hello.loader_index;
@@ -281,7 +277,9 @@ void WorkerCore::Impl::OnHello(PeerHandle from, Hello hello, MonoTime now) {
   s.hello.signature.clear();
   seat_of[from] = seat;
   if (seat.role != Role::kMonitor) {
-    actions.log.push_back(Name(seat, s.hello.name) + " connected, run " + std::to_string(run));
+    const std::string& key = Know(from).rights.key;
+    actions.log.push_back(Name(seat, s.hello.name) + " connected, run " + std::to_string(run) +
+                          (key.empty() ? "" : ", key '" + key + "'"));
   }
 
   Welcome welcome;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// DealerPool: a client's connections, one DEALER per worker. It moves frames; it never looks into a
-// message. One thread (the client's I/O thread) makes every call.
+// DealerPool: a client's connections, one DEALER per worker, with CURVE if it has keys. It moves
+// frames; it never looks into a message. One thread (the client's I/O thread) makes every call.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,7 @@
 #include "pipeline/base/clock.h"
 #include "pipeline/base/frame.h"
 #include "pipeline/base/status.h"
+#include "pipeline/net/key_files.h"
 #include "pipeline/net/wakeup.h"
 
 namespace siftd {
@@ -27,6 +28,9 @@ class DealerPool {
   ~DealerPool();
   DealerPool(const DealerPool&) = delete;
   DealerPool& operator=(const DealerPool&) = delete;
+
+  // From now on connections are encrypted. Before the first Add.
+  void UseKeys(ClientKeys keys);
 
   // Begins to connect; the index of the worker. Error: not an address.
   Result<std::size_t> Add(const std::string& endpoint);
@@ -47,6 +51,15 @@ class DealerPool {
   };
   // False: nothing of what was there at the last Poll is left. Workers take turns.
   bool Receive(Received* out);
+
+  // A connection that does not come about.
+  struct Refused {
+    std::size_t worker = 0;
+    std::string why;      // and what to do
+    bool for_good = false;  // the worker's word: time alone changes nothing
+  };
+  // Those since the last call, as of the last Poll. They are tried again every few seconds.
+  std::vector<Refused> TakeRefused();
 
   enum class Sent { kSent, kNotNow };
   // kNotNow: no connection yet, or its queue is full; try again after a Poll.

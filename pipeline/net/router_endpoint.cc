@@ -4,14 +4,21 @@
 #include <poll.h>
 
 #include <algorithm>
+#include <deque>
 #include <optional>
 #include <unordered_map>
 #include <utility>
 
+#include "pipeline/net/gate.h"
+#include "pipeline/net/key_files.h"
 #include "pipeline/net/socket_options.h"
 
 namespace siftd {
 namespace {
+
+constexpr std::size_t kMaxFrames = 34 + 1;   // and the routing id
+constexpr std::size_t kCutMost = 4096;       // cut peers that are remembered
+constexpr int kUnreadMost = 64;              // messages of cut peers that one Receive reads
 
 // Loopback and private files need no keys.
 bool IsPrivate(const std::string& endpoint) {
@@ -26,11 +33,17 @@ Status CheckEndpoint(const RouterOptions& options) {
   if (e.rfind("tcp://", 0) != 0 && e.rfind("ipc://", 0) != 0) {
     return InvalidArgument("endpoint is '" + e + "'; allowed: tcp://ADDRESS:PORT or ipc://PATH");
   }
-  if (!IsPrivate(e) && !options.insecure_plaintext) {
+  if (options.key_file.empty() != options.client_keys.empty()) {
+    return InvalidArgument("key_file is '" + options.key_file + "' and client_keys '" +
+                           options.client_keys +
+                           "'; allowed: both, as `siftd keygen worker` makes them, or neither");
+  }
+  if (!IsPrivate(e) && options.key_file.empty() && !options.insecure_plaintext) {
     return InvalidArgument(
         "endpoint is '" + e +
         "', reachable from other hosts without encryption; allowed: a loopback or ipc:// "
-        "address, or insecure_plaintext: true on a network that you trust");
+        "address; key_file and client_keys (`siftd keygen worker`); or insecure_plaintext: true on "
+        "a network that you trust");
   }
   return OkStatus();
 }
@@ -38,30 +51,97 @@ Status CheckEndpoint(const RouterOptions& options) {
 }  // namespace
 
 struct RouterEndpoint::Impl {
+  struct Peer {
+    std::string id;       // routing id
+    std::string key;      // public; empty without encryption
+    std::string address;  // empty: ipc
+    PeerRights told;
+    bool cut = false;
+  };
+
+  PeerRights Judge(const Peer& peer) const;
+  // The peer that sent `frames`: its routing id, and at least one part.
+  std::uint64_t Find(const Frames& frames, bool* fresh);
+  void Drop(std::unordered_map<std::uint64_t, Peer>::iterator peer);
+
   zmq::context_t context{1};
+  std::unique_ptr<net::Gate> gate;  // outlives the socket; null without keys
   zmq::socket_t socket{context, zmq::socket_type::router};
   std::string bound;
   std::optional<net::ConnectionGuard> guard;
   std::uint64_t next_peer = 1;
-  std::unordered_map<std::string, std::uint64_t> peer_of;
-  std::unordered_map<std::uint64_t, std::string> id_of;
+  std::unordered_map<std::string, std::uint64_t> peer_of;  // by routing id
+  std::unordered_map<std::uint64_t, Peer> peers;
+  std::deque<std::uint64_t> cut;  // oldest first
+  std::shared_ptr<const KeyRing::Table> keys;
+  std::uint64_t generation = 0;  // of `keys`
 };
 
+PeerRights RouterEndpoint::Impl::Judge(const Peer& peer) const {
+  if (gate == nullptr) return {"", peer.address, kAllRoles};
+  const auto holder = keys->find(peer.key);
+  if (holder == keys->end()) return {"", peer.key, 0};
+  return {holder->second.name, peer.key, holder->second.roles};
+}
+
+// With keys each message's own is looked at: a peer chooses its routing id, and could take that of
+// one that has left.
+std::uint64_t RouterEndpoint::Impl::Find(const Frames& frames, bool* fresh) {
+  const std::string id(frames[0].view());
+  const auto known = peer_of.find(id);
+  std::string key = gate == nullptr ? "" : net::Property(frames[1], "User-Id");
+  if (known != peer_of.end()) {
+    const auto peer = peers.find(known->second);
+    if (peer->second.key == key) return known->second;
+    Drop(peer);
+  }
+  *fresh = true;
+  const std::uint64_t handle = next_peer++;
+  peer_of.emplace(id, handle);
+  Peer peer{id, std::move(key), net::Property(frames[1], "Peer-Address"), {}, false};
+  peer.told = Judge(peer);
+  peers.emplace(handle, std::move(peer));
+  return handle;
+}
+
+void RouterEndpoint::Impl::Drop(std::unordered_map<std::uint64_t, Peer>::iterator peer) {
+  if (peer == peers.end()) return;
+  peer_of.erase(peer->second.id);
+  peers.erase(peer);
+}
+
 RouterEndpoint::RouterEndpoint(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
-RouterEndpoint::~RouterEndpoint() = default;
+RouterEndpoint::~RouterEndpoint() {
+  if (impl_->gate != nullptr) impl_->gate->Stop();
+}
 
 Result<std::unique_ptr<RouterEndpoint>> RouterEndpoint::Bind(const RouterOptions& options) {
   SIFTD_RETURN_IF_ERROR(CheckEndpoint(options));
+  CurveKeys own;
+  std::unique_ptr<KeyRing> ring;
+  if (!options.key_file.empty()) {
+    SIFTD_ASSIGN_OR_RETURN(own, ReadSecretKeyFile(options.key_file));
+    SIFTD_ASSIGN_OR_RETURN(ring, KeyRing::Open(options.client_keys));
+  }
   try {
     auto impl = std::make_unique<Impl>();
     net::Configure(impl->socket, {options.max_frame_bytes, options.high_water_mark, 34});
     impl->socket.set(zmq::sockopt::router_mandatory, true);
     impl->socket.set(zmq::sockopt::backlog, 1024);
     impl->socket.set(zmq::sockopt::ipv6, options.endpoint.find('[') != std::string::npos);
-    impl->socket.bind(options.endpoint);
-    impl->bound = impl->socket.get(zmq::sockopt::last_endpoint);
-    impl->guard.emplace(impl->bound, options.guard);
-    return std::unique_ptr<RouterEndpoint>(new RouterEndpoint(std::move(impl)));
+    // Ended by its own destructor from here on, also where the bind fails.
+    std::unique_ptr<RouterEndpoint> router(new RouterEndpoint(std::move(impl)));
+    Impl& m = *router->impl_;
+    if (ring != nullptr) {
+      m.keys = ring->table();
+      m.generation = ring->generation();
+      m.gate = std::make_unique<net::Gate>(m.context, std::move(ring), options.handshakes, options.log);
+      m.gate->Guard(m.socket, own);
+    }
+    m.socket.bind(options.endpoint);
+    m.bound = m.socket.get(zmq::sockopt::last_endpoint);
+    m.guard.emplace(m.bound, options.guard);
+    return router;
   } catch (const zmq::error_t& e) {
     return Unavailable("cannot bind " + options.endpoint + ": " + e.what() +
                        ". Is another worker there? Port 0 takes any free port");
@@ -89,26 +169,52 @@ void RouterEndpoint::Poll(Duration timeout, const Wakeup& wakeup) {
 }
 
 bool RouterEndpoint::Receive(Received* out) {
-  constexpr std::size_t kMaxFrames = 34 + 1;  // and the routing id
-  int source = -1;
-  const net::ReceiveOutcome outcome =
-      net::ReceiveAll(impl_->socket, kMaxFrames, &out->frames, &source);
-  if (outcome == net::ReceiveOutcome::kNothing) return false;
-  impl_->guard->Delivered(source);
-  const std::string id(out->frames[0].view());
-  const auto [it, fresh] = impl_->peer_of.try_emplace(id, impl_->next_peer);
-  if (fresh) impl_->id_of.emplace(impl_->next_peer++, id);
-  out->peer = it->second;
-  out->frames.erase(out->frames.begin());
-  out->too_many_frames = outcome == net::ReceiveOutcome::kTooManyFrames;
-  return true;
+  Impl& m = *impl_;
+  for (int unread = 0; unread < kUnreadMost; ++unread) {
+    int source = -1;
+    const net::ReceiveOutcome outcome =
+        net::ReceiveAll(m.socket, kMaxFrames, &out->frames, &source);
+    if (outcome == net::ReceiveOutcome::kNothing) return false;
+    m.guard->Delivered(source);
+    out->fresh = false;
+    out->peer = m.Find(out->frames, &out->fresh);
+    if (m.peers.at(out->peer).cut) continue;
+    out->frames.erase(out->frames.begin());
+    out->too_many_frames = outcome == net::ReceiveOutcome::kTooManyFrames;
+    return true;
+  }
+  return false;
+}
+
+PeerRights RouterEndpoint::Rights(std::uint64_t peer) const {
+  const auto it = impl_->peers.find(peer);
+  return it == impl_->peers.end() ? PeerRights{"", "", 0} : it->second.told;
+}
+
+std::vector<std::uint64_t> RouterEndpoint::TakeChanged() {
+  Impl& m = *impl_;
+  std::vector<std::uint64_t> changed;
+  if (m.gate == nullptr || m.gate->ring().generation() == m.generation) return changed;
+  m.generation = m.gate->ring().generation();  // before the table: a newer one is taken again
+  m.keys = m.gate->ring().table();
+  for (auto& [handle, peer] : m.peers) {
+    PeerRights now = m.Judge(peer);
+    if (now == peer.told) continue;
+    peer.told = std::move(now);
+    changed.push_back(handle);
+  }
+  return changed;
+}
+
+std::uint64_t RouterEndpoint::refused_handshakes() const {
+  return impl_->gate == nullptr ? 0 : impl_->gate->refused();
 }
 
 RouterEndpoint::Sent RouterEndpoint::Send(std::uint64_t peer, const Frames& frames) {
-  const auto it = impl_->id_of.find(peer);
-  if (it == impl_->id_of.end()) return Sent::kUnreachable;
+  const auto it = impl_->peers.find(peer);
+  if (it == impl_->peers.end() || it->second.cut) return Sent::kUnreachable;
   try {
-    zmq::message_t id(it->second.data(), it->second.size());
+    zmq::message_t id(it->second.id.data(), it->second.id.size());
     if (impl_->socket.send(id, zmq::send_flags::dontwait | zmq::send_flags::sndmore) &&
         net::SendAll(impl_->socket, frames) == net::SendOutcome::kSent) {
       return Sent::kSent;
@@ -122,10 +228,18 @@ RouterEndpoint::Sent RouterEndpoint::Send(std::uint64_t peer, const Frames& fram
 const net::Cuts& RouterEndpoint::cuts() const { return impl_->guard->cuts(); }
 
 void RouterEndpoint::Forget(std::uint64_t peer) {
-  const auto it = impl_->id_of.find(peer);
-  if (it == impl_->id_of.end()) return;
-  impl_->peer_of.erase(it->second);
-  impl_->id_of.erase(it);
+  const auto it = impl_->peers.find(peer);
+  if (it != impl_->peers.end() && !it->second.cut) impl_->Drop(it);
+}
+
+void RouterEndpoint::Cut(std::uint64_t peer) {
+  Impl& m = *impl_;
+  const auto it = m.peers.find(peer);
+  if (it == m.peers.end() || std::exchange(it->second.cut, true)) return;
+  m.cut.push_back(peer);
+  if (m.cut.size() <= kCutMost) return;
+  m.Drop(m.peers.find(m.cut.front()));
+  m.cut.pop_front();
 }
 
 }  // namespace siftd

@@ -44,6 +44,13 @@ ReceiveOutcome ReceiveAll(zmq::socket_t& socket, std::size_t max_frames, Frames*
   }
 }
 
+std::string Property(const Frame& part, const char* name) {
+  // ReceiveAll's owner.
+  const auto* message = static_cast<const zmq::message_t*>(part.owner().get());
+  const char* value = zmq_msg_gets(message->handle(), name);
+  return value == nullptr ? "" : value;
+}
+
 zmq::message_t ToPart(const Frame& frame) {
   if (frame.size() < kCopyBelow) return {frame.data(), frame.size()};
   auto* owner = new std::shared_ptr<const void>(frame.owner());

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <zmq.hpp>
 
 #include "pipeline/base/frame.h"
@@ -25,6 +26,10 @@ enum class ReceiveOutcome { kNothing, kMessage, kTooManyFrames };
 // go of. `source`, if given: the connection's descriptor, -1 if none is known.
 ReceiveOutcome ReceiveAll(zmq::socket_t& socket, std::size_t max_frames, Frames* frames,
                           int* source = nullptr);
+
+// What libzmq knows of the sender of a part that ReceiveAll gave ("User-Id", "Peer-Address"); empty:
+// nothing.
+std::string Property(const Frame& part, const char* name);
 
 // A message part that shares the Frame's bytes; small ones are copied.
 zmq::message_t ToPart(const Frame& frame);

@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // siftd_link_bench ARM ENDPOINT BYTES MESSAGES: GB/s of one link and CPU seconds per GB, as a line.
-// The ARM `candidates` and `selected` are siftd's own: codec and sockets of pipeline/, a header for
-// each message, credit back for each, and acks; the others are what they are measured against.
+// The ARM `candidates` and `selected` (with keys: `candidates-curve`, `selected-curve`) are siftd's
+// own: codec and sockets of pipeline/, a header for each message, credit back for each, and acks;
+// the others are what they are measured against.
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -54,7 +60,10 @@ struct DealerSide {
   Wakeup wakeup;
   DealerPool::Received received;
 
-  explicit DealerSide(const std::string& endpoint) { (void)Must(pool.Add(endpoint)); }
+  DealerSide(const std::string& endpoint, const std::optional<ClientKeys>& keys) {
+    if (keys) pool.UseKeys(*keys);
+    (void)Must(pool.Add(endpoint));
+  }
   const Frames& Next() {
     while (!pool.Receive(&received)) pool.Poll(kWait, wakeup);
     return received.frames;
@@ -78,6 +87,40 @@ struct RouterSide {
     if (router->Send(received.peer, Encode(message)) != RouterEndpoint::Sent::kSent)
       Die("the peer is gone");
   }
+};
+
+// Keys of both sides, in files that are gone afterwards.
+class BenchKeys {
+ public:
+  explicit BenchKeys(RouterOptions* options) {
+    std::string name = "/tmp/siftd-bench-keys-XXXXXX";
+    if (mkdtemp(name.data()) == nullptr) Die("no folder for keys");
+    folder_ = name;
+    for (const char* below : {"/clients", "/clients/loader"}) mkdir((folder_ + below).c_str(), 0755);
+    const CurveKeys worker = Must(MakeCurveKeys());
+    client.own = Must(MakeCurveKeys());
+    client.worker = worker.public_key;
+    options->key_file = folder_ + "/worker.key_secret";
+    options->client_keys = folder_ + "/clients";
+    Check(WriteSecretKeyFile(options->key_file, "bench", worker, false));
+    Check(WritePublicKeyFile(folder_ + "/clients/loader/bench.key", "bench", client.own.public_key,
+                             false));
+  }
+  ~BenchKeys() {
+    std::error_code ignored;
+    std::filesystem::remove_all(folder_, ignored);
+  }
+  BenchKeys(const BenchKeys&) = delete;
+  BenchKeys& operator=(const BenchKeys&) = delete;
+
+  ClientKeys client;
+
+ private:
+  static void Check(const Status& status) {
+    if (!status.ok()) Die(status.message());
+  }
+
+  std::string folder_;
 };
 
 // Sends `make(i)` for each message as credit allows; whatever else comes is acks.
@@ -113,10 +156,11 @@ LinkRate Take(Side& side, const LinkLoad& load, std::uint64_t window, const Ack&
 }
 
 // A loader's DEALER to a worker's ROUTER.
-LinkRate RunCandidates(const RouterOptions& options, const LinkLoad& load) {
+LinkRate RunCandidates(const RouterOptions& options, const std::optional<ClientKeys>& keys,
+                       const LinkLoad& load) {
   auto router = Must(RouterEndpoint::Bind(options));
-  std::thread loader([&load, endpoint = router->BoundEndpoint()] {
-    DealerSide side(endpoint);
+  std::thread loader([&load, &keys, endpoint = router->BoundEndpoint()] {
+    DealerSide side(endpoint, keys);
     Candidates batch{{1, 1}, 2, {0, 0, 0}};
     batch.sample_id.resize(kRows);
     batch.tensors = Payload(load.bytes);
@@ -137,11 +181,12 @@ LinkRate RunCandidates(const RouterOptions& options, const LinkLoad& load) {
 }
 
 // A worker's ROUTER to a trainer's DEALER.
-LinkRate RunSelected(const RouterOptions& options, const LinkLoad& load) {
+LinkRate RunSelected(const RouterOptions& options, const std::optional<ClientKeys>& keys,
+                     const LinkLoad& load) {
   auto router = Must(RouterEndpoint::Bind(options));
   LinkRate rate;
-  std::thread trainer([&load, &rate, endpoint = router->BoundEndpoint()] {
-    DealerSide side(endpoint);
+  std::thread trainer([&load, &rate, &keys, endpoint = router->BoundEndpoint()] {
+    DealerSide side(endpoint, keys);
     rate = Take<Selected>(side, load, kTrainerWindow, [&side](const Selected& m) {
       side.Send(Ack{{1, 1}, m.run, {m.key}, {kRows}});
     });
@@ -171,13 +216,18 @@ LinkRate Run(const std::string& arm, const std::string& endpoint, const LinkLoad
   own.endpoint = endpoint;
   if (const std::size_t star = own.endpoint.rfind('*'); star != std::string::npos)
     own.endpoint.replace(star, 1, "0");
-  if (arm == "candidates") return RunCandidates(own, load);
-  if (arm == "selected") return RunSelected(own, load);
+  if (arm == "candidates") return RunCandidates(own, std::nullopt, load);
+  if (arm == "selected") return RunSelected(own, std::nullopt, load);
+  if (arm == "candidates-curve" || arm == "selected-curve") {
+    const BenchKeys keys(&own);
+    return arm == "selected-curve" ? RunSelected(own, keys.client, load)
+                                   : RunCandidates(own, keys.client, load);
+  }
   if (arm == "push") return RunRaw(RawPattern::kPushPull, endpoint, load);
   if (arm == "dealer") return RunRaw(RawPattern::kDealerRouter, endpoint, load);
   if (arm == "curve") return RunRaw(RawPattern::kPushPullCurve, endpoint, load);
   if (arm == "memfd") return RunMemfd(load);
-  Die("ARM is '" + arm + "'; allowed: candidates, selected, push, dealer, curve, memfd");
+  Die("ARM is '" + arm + "'; allowed: candidates, selected, each with -curve, push, dealer, curve, memfd");
 }
 
 }  // namespace

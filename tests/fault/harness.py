@@ -72,9 +72,7 @@ class FaultJob:
         self._endpoints[name] = port_file.read_text().strip()
         return process
 
-    def start_unreachable(
-        self, name: str, *flags: str, fault: str | None = None, files: int | None = None
-    ) -> Process:
+    def start_unreachable(self, name: str, *flags: str, fault: str | None = None, files: int | None = None) -> Process:
         """A worker that nobody waits for; `flags` in the place of the usual ones."""
         usual = {
             "--threads": "1",

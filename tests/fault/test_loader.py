@@ -67,7 +67,9 @@ def test_absent_at_the_end_of_a_pass(make_job: MakeJob) -> None:
     trainer = job.trainer("--timeout-ms", "4000")
     present = job.loader(0, "--timeout-ms", "1500")
     assert present.wait_end() == 1
-    assert re.search(r"loader 0 made no progress for 1 s; it waits for the trainer to ack the end of pass 0", present.error())
+    assert re.search(
+        r"loader 0 made no progress for 1 s; it waits for the trainer to ack the end of pass 0", present.error()
+    )
     assert "when every loader has ended its pass" in present.error()
     assert trainer.wait_end() == 1
     assert re.search(r"no batch for 4 s; rank 0 waits for rows from 2 workers: loader 1 has not ended", trainer.error())

@@ -86,7 +86,7 @@ def conversations(valid: dict[str, Frames]) -> Iterator[tuple[str, str, bytes]]:
         offers = b"\x03\x05\x03\x06\x03\x07"  # the owner's own turns
         parts = [said(5, valid[name]) + tick for name in names]
         body = offers + parts[0] + offers + b"".join(parts[1:]) + offers
-        for first in ((b"",) if role == "publisher" else (b"\x00", b"\x01", b"\x02")):
+        for first in (b"",) if role == "publisher" else (b"\x00", b"\x01", b"\x02"):
             yield core, f"{role}_{first.hex() or 'all'}", first + body
 
 
@@ -129,7 +129,11 @@ def seeds() -> Iterator[tuple[str, str, bytes]]:
     yield "tensors", "frame_sizes", bytes([1, 1, 16, 9, 1, 1, 4, 0, 1, 2, 3, 4])
     full = bytes([0, 0, 3, 0, 15, 1, 9, 1, 2, 0, 0, 0, 0])
     yield "staging", "one_version", full + bytes([3, 0, 0, 3, 0, 1, 1, 0])
-    yield "staging", "artifact", bytes([0, 0, 0, 2, 15, 0, 20, 0, 0, 0, 0]) + b"archive" + bytes([3, 0, 0, 3, 0, 1, 1, 0])
+    yield (
+        "staging",
+        "artifact",
+        bytes([0, 0, 0, 2, 15, 0, 20, 0, 0, 0, 0]) + b"archive" + bytes([3, 0, 0, 3, 0, 1, 1, 0]),
+    )
     for file in sorted((ROOT / "configs").glob("*.textproto")):
         yield "config", file.stem, file.read_bytes()
     yield "config", "policy", b'lanes: 3 policy { loss_cdf { keep: 0.5 } modifiers { interrupt: 4 } column: "loss" }'

@@ -73,7 +73,9 @@ def fuzz(run: Run, args: argparse.Namespace) -> Run:
                     run.error = f"did not end {GRACE} s after its {args.seconds} s"
     run.running, run.seconds = False, time.monotonic() - began
     read(run, log)
-    run.findings = sorted(f for f in set(folder.iterdir()) - before if re.match(r"(crash|leak|oom|timeout|slow)-", f.name))
+    run.findings = sorted(
+        f for f in set(folder.iterdir()) - before if re.match(r"(crash|leak|oom|timeout|slow)-", f.name)
+    )
     if process.returncode != 0 and not run.findings and not run.error:
         run.error = f"ended with exit code {process.returncode} and no finding; see {log}"
     return run
@@ -119,7 +121,9 @@ def known() -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="./dev fuzz")
-    parser.description = "Runs the fuzz targets, each for some time or some executions; tests/fuzz/README.md has the map."
+    parser.description = (
+        "Runs the fuzz targets, each for some time or some executions; tests/fuzz/README.md has the map."
+    )
     parser.add_argument("--build", type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "fuzz", help="corpora, logs and findings go here")
     parser.add_argument("--seconds", type=int, default=60, help="of each target (default 60)")

@@ -56,6 +56,39 @@ def loader_core(workers: int = 1, **options: Any) -> LoaderCore:
     return core
 
 
+def test_when_every_worker_refuses_the_handshake_nothing_more_will_happen() -> None:
+    core = LoaderCore(LoaderOptions(mode=wire_pb2.MODE_VERDICTS, run=5), 1)
+    for name in ("tcp://a:1", "tcp://b:1"):
+        core.add_worker(0.0, name)
+    core.on_refused(0, "no such key", True, 0.0)
+    assert core.failure == "", "the other one may still take it"
+    core.on_refused(1, "cut in the handshake", False, 0.0)
+    assert core.failure == "", "that may be chance"
+    assert core.refusals_text() == "tcp://a:1: no such key. tcp://b:1: cut in the handshake. "
+    core.on_refused(1, "no such key", True, 0.0)
+    assert core.failure == "tcp://b:1: no such key"
+
+
+def test_who_was_welcomed_once_waits_through_refusals() -> None:
+    core = loader_core()
+    core.on_link_lost(0, "cut", 0.0)
+    core.on_refused(0, "no such key", True, 0.0)
+    assert core.failure == ""
+    open_session(core, 0, now=10.0)
+    assert core.refusals_text() == ""
+
+
+def test_a_key_that_may_not_be_a_loader_is_a_failure_and_one_that_may_not_now_is_not() -> None:
+    core = LoaderCore(LoaderOptions(mode=wire_pb2.MODE_VERDICTS, run=5), 1)
+    core.add_worker(0.0)
+    core.on_tick(0.0)
+    tell(core, 0, wire_pb2.Error(code=wire_pb2.NOT_ALLOWED, text="too often"))
+    assert core.failure == ""
+    core.on_tick(1.0)
+    tell(core, 0, wire_pb2.Error(code=wire_pb2.NOT_ALLOWED, text="role is loader", fatal=True), 1.0)
+    assert core.failure == "role is loader"
+
+
 def lease(seq: int, nbytes: int = 10) -> Lease:
     return Lease((0, seq), 0, [seq], [], (), nbytes=nbytes)
 

@@ -47,8 +47,12 @@ class ClientIo {
   ClientIo(const ClientIo&) = delete;
   ClientIo& operator=(const ClientIo&) = delete;
 
-  // Resolves the endpoints and begins to connect.
+  // Reads the keys, resolves the endpoints and begins to connect.
   Status Start(const std::string& thread_name) {
+    if (!options_.keys.empty()) {
+      SIFTD_ASSIGN_OR_RETURN(ClientKeys keys, ReadClientKeys(options_.keys, options_.worker_key));
+      pool_.UseKeys(std::move(keys));
+    }
     SIFTD_RETURN_IF_ERROR(Resolve());
     resolved_ = Now();
     KeepFreedMemory();
@@ -98,6 +102,8 @@ class ClientIo {
       Receive(now);
       {
         const std::lock_guard lock(*mu_);
+        for (const DealerPool::Refused& r : pool_.TakeRefused())
+          core_->OnRefused(r.worker, r.why, r.for_good, now);
         if (hooks_.turn) hooks_.turn(now);
         core_->OnTick(now);
       }

@@ -15,6 +15,10 @@ Status Validate(const ClientOptions& options) {
                              "'; allowed: tcp://HOST:PORT or ipc://PATH");
     }
   }
+  if (options.keys.empty() && !options.worker_key.empty()) {
+    return InvalidArgument("worker_key is '" + options.worker_key +
+                           "'; allowed: only with keys, this client's secret key file");
+  }
   if (options.job.empty()) return InvalidArgument("job is empty; allowed: a name");
   return OkStatus();
 }

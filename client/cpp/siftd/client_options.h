@@ -18,6 +18,11 @@ struct ClientOptions {
   std::vector<std::string> endpoints;
   std::string job = "default";
   std::string name;  // in logs and `siftd status`; empty: role and process id
+  // For workers with keys: this client's secret key file and the workers' public one, made by
+  // `siftd keygen`. `keys` empty: connections are not encrypted. `worker_key` empty: the file
+  // worker.key beside `keys`. Files are read when the client connects.
+  std::string keys;
+  std::string worker_key;
   // One line per event (a worker lost, a refusal). Called on the client's I/O thread; must not
   // block. Empty: nothing is told.
   std::function<void(const std::string&)> log;

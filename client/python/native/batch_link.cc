@@ -42,8 +42,7 @@ struct BatchLink::Impl {
         maker(options.batches),
         breaker(options.starve_timeout),
         io(&core, &mu,
-           ClientOptions{.endpoints = options.endpoints,
-                         .log = [this](const std::string& line) { door.Log(line); }},
+           WithLog(options.client, [this](const std::string& line) { door.Log(line); }),
            {[this](MonoTime now) { OnTurn(now); }, [this](LoaderActions& a) { Acted(a); }, {}}) {
     core.TakePosition();
   }

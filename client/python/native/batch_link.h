@@ -17,13 +17,14 @@
 #include "pipeline/base/clock.h"
 #include "pipeline/base/status.h"
 #include "pipeline/data/messages.h"
+#include "siftd/client_options.h"
 
 namespace siftd {
 
 class BatchLink {
  public:
   struct Options {
-    std::vector<std::string> endpoints;
+    ClientOptions client;  // endpoints and keys
     Hello hello;  // what the loader says of itself, its session's incarnation, run and job included
     BatchMaker::Options batches;
     std::uint32_t prefetch = 2;  // batches ready to be taken

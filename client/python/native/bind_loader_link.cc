@@ -14,8 +14,11 @@ namespace {
 
 class PyLoaderLink {
  public:
-  PyLoaderLink(std::vector<std::string> endpoints, const std::vector<std::string>& hello)
-      : link_(std::move(endpoints), ParseHello(hello)), loader_(ParseHello(hello).loader_index) {}
+  PyLoaderLink(std::vector<std::string> endpoints, const std::vector<std::string>& hello,
+               std::string keys, std::string worker_key)
+      : link_(Client(std::move(endpoints), std::move(keys), std::move(worker_key)),
+              ParseHello(hello)),
+        loader_(ParseHello(hello).loader_index) {}
 
   void Start() {
     const py::gil_scoped_release unlocked;
@@ -106,8 +109,10 @@ void BindDecision(py::module_& m) {
 void BindLoaderLink(py::module_& m) {
   using L = PyLoaderLink;
   py::class_<L>(m, "LoaderLink")
-      .def(py::init<std::vector<std::string>, const std::vector<std::string>&>(),
-           py::arg("endpoints"), py::arg("hello"))
+      .def(py::init<std::vector<std::string>, const std::vector<std::string>&, std::string,
+                    std::string>(),
+           py::arg("endpoints"), py::arg("hello"), py::arg("keys") = "",
+           py::arg("worker_key") = "")
       .def("start", &L::Start)
       .def("stop", &L::Stop)
       .def("offer", &L::Offer, py::arg("number"), py::arg("seq"), py::arg("epoch"), py::arg("ids"),

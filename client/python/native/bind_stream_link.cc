@@ -16,8 +16,9 @@ class PyStreamLink {
   PyStreamLink(std::vector<std::string> endpoints, const std::vector<std::string>& hello,
                std::uint32_t loader_count, std::uint32_t batch_size, std::uint32_t window,
                std::uint32_t prefetch, bool endless, bool drop_last, std::size_t history_length,
-               std::vector<float> history)
-      : link_({std::move(endpoints), ParseHello(hello), loader_count, batch_size, window, prefetch,
+               std::vector<float> history, std::string keys, std::string worker_key)
+      : link_({Client(std::move(endpoints), std::move(keys), std::move(worker_key)),
+               ParseHello(hello), loader_count, batch_size, window, prefetch,
                endless, drop_last, history_length, std::move(history)}) {}
 
   void Start() {
@@ -101,10 +102,11 @@ void BindStreamLink(py::module_& m) {
   py::class_<L>(m, "StreamLink")
       .def(py::init<std::vector<std::string>, const std::vector<std::string>&, std::uint32_t,
                     std::uint32_t, std::uint32_t, std::uint32_t, bool, bool, std::size_t,
-                    std::vector<float>>(),
+                    std::vector<float>, std::string, std::string>(),
            py::arg("endpoints"), py::arg("hello"), py::arg("loader_count"), py::arg("batch_size"),
            py::arg("window"), py::arg("prefetch"), py::arg("endless"), py::arg("drop_last"),
-           py::arg("history_length"), py::arg("history"))
+           py::arg("history_length"), py::arg("history"), py::arg("keys") = "",
+           py::arg("worker_key") = "")
       .def("start", &L::Start)
       .def("stop", &L::Stop, py::arg("goodbye") = true)
       .def("restore", &L::Restore)

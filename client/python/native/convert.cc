@@ -19,6 +19,14 @@ void Check(const Status& status) {
   if (!status.ok()) throw std::runtime_error(status.message());
 }
 
+ClientOptions Client(std::vector<std::string> endpoints, std::string keys, std::string worker_key) {
+  ClientOptions client;
+  client.endpoints = std::move(endpoints);
+  client.keys = std::move(keys);
+  client.worker_key = std::move(worker_key);
+  return client;
+}
+
 Hello ParseHello(const std::vector<std::string>& frames) {
   Frames owned;
   for (const std::string& frame : frames) owned.push_back(Frame::Copy(frame.data(), frame.size()));

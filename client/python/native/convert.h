@@ -16,6 +16,7 @@
 #include "pipeline/base/clock.h"
 #include "pipeline/base/status.h"
 #include "pipeline/data/messages.h"
+#include "siftd/client_options.h"
 
 namespace siftd {
 
@@ -39,6 +40,9 @@ Duration FromSeconds(double seconds);
 
 // Raises RuntimeError.
 void Check(const Status& status);
+
+// Where a link connects to, and with which key files ("" = none).
+ClientOptions Client(std::vector<std::string> endpoints, std::string keys, std::string worker_key);
 
 // The Hello that Python's codec wrote: one reader of its many fields is enough.
 Hello ParseHello(const std::vector<std::string>& frames);

@@ -14,11 +14,9 @@
 namespace siftd {
 
 struct LoaderLink::Impl {
-  Impl(std::vector<std::string> endpoints, const Hello& hello)
+  Impl(const ClientOptions& client, const Hello& hello)
       : core(VerdictsOptions(hello), 0, Now()),
-        io(&core, &mu,
-           ClientOptions{.endpoints = std::move(endpoints),
-                         .log = [this](const auto& line) { Log(line); }},
+        io(&core, &mu, WithLog(client, [this](const std::string& line) { Log(line); }),
            {[this](MonoTime) { OnTurn(); }, [this](LoaderActions& a) { Acted(a); }, {}}) {
     core.TakePosition();
   }
@@ -58,8 +56,8 @@ struct LoaderLink::Impl {
   ClientIo<LoaderCore> io;
 };
 
-LoaderLink::LoaderLink(std::vector<std::string> endpoints, const Hello& hello)
-    : impl_(std::make_unique<Impl>(std::move(endpoints), hello)) {}
+LoaderLink::LoaderLink(const ClientOptions& client, const Hello& hello)
+    : impl_(std::make_unique<Impl>(client, hello)) {}
 
 LoaderLink::~LoaderLink() {
   if (getpid() != impl_->process) {

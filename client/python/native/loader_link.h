@@ -13,13 +13,14 @@
 #include "pipeline/base/clock.h"
 #include "pipeline/base/status.h"
 #include "pipeline/data/messages.h"
+#include "siftd/client_options.h"
 
 namespace siftd {
 
 class LoaderLink {
  public:
   // `hello`: what the loader says of itself, its session's incarnation, run and job included.
-  LoaderLink(std::vector<std::string> endpoints, const Hello& hello);
+  LoaderLink(const ClientOptions& client, const Hello& hello);
   // In another process than the one that made it (after a fork) it ends nothing.
   ~LoaderLink();
   LoaderLink(const LoaderLink&) = delete;

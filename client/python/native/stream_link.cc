@@ -9,6 +9,7 @@
 #include <mutex>
 #include <utility>
 
+#include "client/python/native/loader_options.h"
 #include "pipeline/delivery/assembler.h"
 #include "pipeline/delivery/trainer_core.h"
 #include "siftd/client_io.h"
@@ -43,8 +44,7 @@ struct StreamLink::Impl {
         recent(options.history_length),
         core(CoreOptions(options), 0, Now()),
         io(&core, &mu,
-           ClientOptions{.endpoints = options.endpoints,
-                         .log = [this](const std::string& line) { door.Log(line); }},
+           WithLog(options.client, [this](const std::string& line) { door.Log(line); }),
            {[this](MonoTime now) { OnTurn(now); }, [this](TrainerActions& a) { TakeIn(a); },
             [this] { HandOn(); }}) {
     recent.Add(options.history);

@@ -15,13 +15,14 @@
 #include "pipeline/base/clock.h"
 #include "pipeline/base/status.h"
 #include "pipeline/data/messages.h"
+#include "siftd/client_options.h"
 
 namespace siftd {
 
 class StreamLink {
  public:
   struct Options {
-    std::vector<std::string> endpoints;
+    ClientOptions client;  // endpoints and keys
     Hello hello;  // what the rank says of itself: session's incarnation, run, job, decided keys
     std::uint32_t loader_count = 1;
     std::uint32_t batch_size = 1;

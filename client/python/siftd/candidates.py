@@ -20,6 +20,7 @@ from siftd._delivery.ledger import IntervalSet
 from siftd._delivery.loader_core import Lease, LoaderCore, LoaderOptions
 from siftd._delivery.score_cache import MOST_EVERY
 from siftd._delivery.session import new_incarnation
+from siftd._net.keys import key_files
 from siftd._net.transport import IoThread
 from siftd._wire.codec import wire_pb2
 from siftd._wire.tensor import pack
@@ -47,6 +48,7 @@ class CandidateLoader:
       start_timeout: seconds to wait for workers and for the trainer's position.
       timeout: seconds without any progress after which run raises SiftdTimeoutError; trainers may pause for long
         (validation), so the default is an hour.
+      keys, worker_key: as for SiftingDataLoader; the key needs the role loader.
 
     Use from one thread.
     """
@@ -66,6 +68,8 @@ class CandidateLoader:
         start_timeout: float = 120.0,
         timeout: float = 3600.0,
         job: str = "default",
+        keys: str | os.PathLike[str] | None = None,
+        worker_key: str | os.PathLike[str] | None = None,
     ) -> None:
         if isinstance(endpoints, str) or not endpoints:
             raise ConfigError("endpoints", endpoints, "a list with at least one endpoint")
@@ -102,7 +106,7 @@ class CandidateLoader:
             ),
             new_incarnation(),
         )
-        self._io = IoThread("siftd-loader", self._endpoints, self.core, self._turn)
+        self._io = IoThread("siftd-loader", self._endpoints, self.core, self._turn, key_files(keys, worker_key))
         self._started = False
 
     # ------------------------------------------------------------ the caller's thread
@@ -128,7 +132,8 @@ class CandidateLoader:
                     stage = "saying Welcome" if self.core.connected == 0 else "telling the trainer's position"
                     raise SiftdTimeoutError(
                         ", ".join(self._endpoints), stage, self._start_timeout,
-                        "Are the workers up (`siftd status`), and is the trainer of this loader's rank running?",
+                        f"{self.core.refusals_text()}Are the workers up (`siftd status`), and is the trainer of this "
+                        "loader's rank running?",
                     )  # fmt: skip
                 self._changed.wait(0.2)
             position, self.core.position = self.core.position, None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ from siftd._batches.passes import Passes
 from siftd._batches.source import Source
 from siftd._loop.bring_up import Wishes
 from siftd._loop.distributed import own_state, rank_and_world
-from siftd._loop.dropin_checks import check_deterministic, check_ranges, check_workers
+from siftd._loop.dropin_checks import check_deterministic, check_keys, check_ranges, check_workers
 from siftd._loop.dropin_loop import DropInLoop
 from siftd._select.score_cost import ScoreCost
 from siftd.errors import StateError
@@ -86,6 +87,9 @@ class SiftingDataLoader(DropInLoop):
         a seed that repeat themselves, and workers with equal hardware and `--threads` (those that start here get one
         each). Costs speed: steps at which weights are published wait for all verdicts, nothing goes out unsifted when
         workers are slow, and the background runs in Python.
+      keys: secret key file of this client, for workers that were started with keys; its key needs the roles loader and
+        publisher. Made by `siftd keygen client`. Default: SIFTD_KEYS.
+      worker_key: public key file of those workers; default: SIFTD_WORKER_KEY, or worker.key beside `keys`.
       on_decision: called on a background thread with each decision: (scores [n] float32, kept rows [k] int64, ids
         uint64 [n]).
 
@@ -133,6 +137,8 @@ class SiftingDataLoader(DropInLoop):
         feeder_process: bool = False,
         deterministic: bool = False,
         job: str = "default",
+        keys: str | os.PathLike[str] | None = None,
+        worker_key: str | os.PathLike[str] | None = None,
         on_decision: OnDecision | None = None,
     ) -> None:
         super().__init__()
@@ -143,6 +149,7 @@ class SiftingDataLoader(DropInLoop):
         check_workers(workers, cost)
         if deterministic:
             check_deterministic(given)
+        files = check_keys(workers, keys, worker_key)
         self._source = Source(loader, ids)
         self._source.check_rescoring(rescore_every)
         self._rescore_every = rescore_every
@@ -150,7 +157,7 @@ class SiftingDataLoader(DropInLoop):
         self._seed = torch.initial_seed() & 0xFFFFFFFFFFFFFFFF if seed is None else seed
         self._wishes = Wishes(
             model, loss, workers, policy, beta, keep, total_steps, sync_every, scorer, targets, scale_factor, job,
-            self._seed, start_timeout, cost, deterministic,
+            self._seed, start_timeout, cost, deterministic, files,
         )  # fmt: skip
         self._model = model
         self._sync_every, self._total_steps, self._steps_per_epoch = sync_every, total_steps, steps_per_epoch

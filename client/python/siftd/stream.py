@@ -27,6 +27,7 @@ from siftd._loop.native_engine import NativeBatchIo
 from siftd._loop.native_stream_engine import NativeStreamEngine
 from siftd._loop.sifted import Sifted
 from siftd._loop.stream_engine import StreamEngine
+from siftd._net.keys import key_files
 from siftd._net.transport import IoThread
 from siftd._scorer.sharded import is_sharded
 from siftd._select.recent_scores import RecentScores, length_for
@@ -64,6 +65,7 @@ class StreamLoader(Sifted):
         through torch.distributed where that is initialised.
       window: candidate batches buffered per worker, [1, 1024]. Memory bound: batch_size - 1 + workers x window x the
         largest batch, in rows.
+      keys, worker_key: as for SiftingDataLoader; the key needs the roles trainer and, on rank 0, publisher.
       on_decision: called on a background thread with each decision: (scores [n] float32, kept rows [k] int64, ids
         uint64 [k] of the kept rows).
 
@@ -101,6 +103,8 @@ class StreamLoader(Sifted):
         pad: structure.Pad | None = None,
         max_staleness_steps: int = 0,
         job: str = "default",
+        keys: str | os.PathLike[str] | None = None,
+        worker_key: str | os.PathLike[str] | None = None,
         on_decision: OnDecision | None = None,
     ) -> None:
         super().__init__()
@@ -118,6 +122,7 @@ class StreamLoader(Sifted):
             raise ConfigError("model, example_batch", None, "given on rank 0, which publishes; or scorer=...")
         if rank == 0 and model is None:
             raise ConfigError("model", None, "the module in training, on rank 0")
+        self._keys = key_files(keys, worker_key)
         self._endpoints, self._rank, self._world = _checks.endpoints(endpoints), rank, world
         self._model = model
         self._scorer = scorer
@@ -162,7 +167,7 @@ class StreamLoader(Sifted):
             if self._scorer is None:
                 raise ConfigError("example_batch", None, "given on every rank where the model is sharded (FSDP)")
             to = self._endpoints if self._rank == 0 else []  # the others take part in gathering a sharded model
-            self._weights = WeightsSync(to, self._job, self._run, self._scorer, self._sync_every)
+            self._weights = WeightsSync(to, self._job, self._run, self._scorer, self._sync_every, keys=self._keys)
         publisher = None if self._weights is None else self._weights.publisher
         self._finalizer = weakref.finalize(self, _shut, self._io, publisher)
         if self._weights is not None:
@@ -202,6 +207,7 @@ class StreamLoader(Sifted):
                 history_length=length_for(self.policy),
                 history=before.history.sample(),
                 state=self._resume,
+                keys=self._keys,
             )
             self._engine.step_to(self._steps)
             if self._claims:
@@ -211,7 +217,7 @@ class StreamLoader(Sifted):
         before.step_to(self._steps)
         if self._resume:
             before.restore(self._resume)
-        return IoThread("siftd-trainer", self._endpoints, core, before.turn)
+        return IoThread("siftd-trainer", self._endpoints, core, before.turn, self._keys)
 
     def memory_bound(self) -> str:
         """Rows buffered on this rank at most (design rule 6), in words."""

@@ -31,7 +31,7 @@ SIZES = (64 * KIB, MIB, 8 * MIB)
 TCP = "tcp://127.0.0.1:*"
 # Of the arms by size; the last is only for the size that the goals are set at.
 RAW, OWN, REFERENCES = ("push", "push ipc"), ("candidates", "selected", "candidates ipc", "selected ipc"), ("memfd",)
-ONCE = ("dealer", "curve")
+ONCE = ("dealer", "curve", "candidates-curve", "selected-curve")
 ROWS, BATCH = 64, 48  # kept rows of a message, rows of a trainer's batch: most batches are made of two messages
 
 
@@ -52,7 +52,7 @@ def _size(nbytes: int) -> str:
 def _link(arm: str, nbytes: int, volume: float, folder: Path) -> Rate:
     kind, _, path = arm.partition(" ")
     endpoint = f"ipc://{folder}/link.sock" if path else TCP
-    messages = max(24, min(3000, int(volume * (0.1 if kind == "curve" else 1.0) / nbytes)))
+    messages = max(24, min(3000, int(volume * (0.1 if kind.endswith("curve") else 1.0) / nbytes)))
     command = [program("siftd_link_bench"), kind, endpoint, str(nbytes), str(messages)]
     return _rate(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout)
 
@@ -107,6 +107,10 @@ def links(rounds: int, volume: float, folder: Path) -> tuple[list[Measure], Plot
         if nbytes == MIB:
             measures.append(_over(f"raw DEALER/ROUTER / PUSH/PULL, tcp, {size}", got["dealer"], got["push"]))
             measures.append(_absolute(f"raw PUSH/PULL with CURVE, tcp, {size}", got["curve"]))
+            measures += [
+                _over(f"{kind} with CURVE / without, tcp, {size}", got[f"{own}-curve"], got[own])
+                for kind, own in (("Candidates", "candidates"), ("Selected", "selected"))
+            ]
         measures.append(_over(f"ipc / tcp, raw PUSH/PULL, {size}", got["push ipc"], got["push"]))
         measures.append(_over(f"ipc / tcp, Candidates, {size}", got["candidates ipc"], got["candidates"]))
         measures.append(_over(f"memfd prototype / tcp PUSH/PULL, {size}", got["memfd"], got["push"]))

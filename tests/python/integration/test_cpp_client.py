@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import siftd
+from keys import Keys, LockedWorker
 from support import ROOT, Worker, binary
 
 CLASSES = 10
@@ -110,6 +111,29 @@ def test_a_cpp_trainer_learns_from_what_cpp_loaders_send(
     chance = torch.log(torch.tensor(float(CLASSES)))
     assert confident.mean() < 0.5 * chance, "the saved module learned"
     assert all(int(w.status()["model_version"]) > 1 for w in pool)
+
+
+def test_cpp_peers_with_keys(tmp_path: Path, csv: Path, scorer: Path) -> None:
+    keys = Keys(tmp_path / "keys")
+    feeder, trainer = keys.client("feeder", "loader"), keys.client("trainer", "trainer", "publisher")
+    command = [example("siftd_cpp_trainer"), "--scorer", str(scorer), "--loaders", "2"]
+    with LockedWorker(tmp_path, keys) as worker:
+        with cpp_loaders([worker], csv, 2, 1, "--keys", feeder) as loaders:
+            done = subprocess.run(
+                [*command, "--endpoint", worker.endpoint, "--keys", trainer],
+                capture_output=True,
+                text=True,
+                timeout=100,
+            )
+            assert done.returncode == 0, done.stderr
+            assert [p.wait(30) for p in loaders] == [0, 0]
+        assert f"of {len(digits()[1])} candidates" in done.stdout
+        for own, text in (([], "encrypted connections only"), (["--keys", feeder], "role is trainer; allowed")):
+            failed = subprocess.run(
+                [*command, "--endpoint", worker.endpoint, *own], capture_output=True, text=True, timeout=100
+            )
+            assert (failed.returncode, text in failed.stderr) == (1, True), failed.stderr
+            assert worker.endpoint in failed.stderr
 
 
 def test_a_cpp_loader_keeps_scores(pool: list[Worker], csv: Path, scorer: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import siftd
+from keys import Keys, LockedWorker
 from support import ROOT, Rows, Worker, toy_model
 
 ROWS, BATCH = 600, 16
@@ -35,18 +36,19 @@ def csv(tmp_path: Path) -> Path:
 
 @contextmanager
 def external_loaders(
-    tmp_path: Path, csv: Path, pool: list[Worker], count: int, epochs: int
+    tmp_path: Path, csv: Path, pool: list[Worker], count: int, epochs: int, *flags: str
 ) -> Iterator[list[subprocess.Popen[str]]]:
     """In a folder that holds the example and proto/ and nothing else of the project."""
     alone = tmp_path / "alone"
-    shutil.copytree(ROOT / "proto", alone / "proto")
+    shutil.copytree(ROOT / "proto", alone / "proto", dirs_exist_ok=True)
     shutil.copy(ROOT / "client" / "examples" / "external_loader.py", alone)
     endpoints = [a for w in pool for a in ("--endpoint", w.endpoint)]
     processes = [
         subprocess.Popen(
             # -P: the folder of the script is not on the path; the package is not imported.
             [sys.executable, "-P", "external_loader.py", "--csv", str(csv), *endpoints]
-            + ["--index", str(i), "--count", str(count), "--epochs", str(epochs), "--batch", str(BATCH)],
+            + ["--index", str(i), "--count", str(count), "--epochs", str(epochs), "--batch", str(BATCH)]
+            + list(flags),
             cwd=alone,
             stdout=subprocess.PIPE,
             text=True,
@@ -103,6 +105,27 @@ def test_it_feeds_two_epochs_exactly(tmp_path: Path, csv: Path, pool: list[Worke
     batches_of_a_shard = -(-ROWS // 2 // BATCH)
     assert [c[0] for c in counts] == [2 * batches_of_a_shard] * 2
     assert sum(c[1] for c in counts) == stats.kept
+
+
+def test_it_feeds_workers_with_keys(tmp_path: Path, csv: Path) -> None:
+    keys = Keys(tmp_path / "keys")
+    feeder = keys.client("feeder", "loader")
+    with (
+        LockedWorker(tmp_path, keys) as worker,
+        external_loaders(tmp_path, csv, [worker], 2, 1, "--keys", feeder) as loaders,
+        stream([worker], keys=keys.client("trainer", "trainer", "publisher")) as loader,
+    ):
+        kept = len(ids_of_epoch(loader))
+        assert (loader.stats().decided, loader.stats().kept) == (ROWS, kept)
+        loader.close()
+        assert [p.wait(60) for p in loaders] == [0, 0]
+    stranger = keys.client("stranger", "monitor")
+    keys.public("stranger", "monitor").unlink()
+    with (
+        LockedWorker(tmp_path, keys) as worker,
+        external_loaders(tmp_path, csv, [worker], 1, 1, "--keys", stranger) as loaders,
+    ):
+        assert loaders[0].wait(60) == 1
 
 
 def test_a_killed_worker_loses_nothing(tmp_path: Path, csv: Path, pool: list[Worker]) -> None:

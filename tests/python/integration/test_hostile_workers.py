@@ -378,9 +378,7 @@ TO_CPP: dict[str, list[Any]] = {
 
 @pytest.mark.parametrize("name", TO_CPP)
 @pytest.mark.parametrize("program", ["siftd_cpp_loader", "siftd_cpp_trainer"])
-def test_a_cpp_client_gives_up_with_a_reason(
-    program: str, name: str, scorer: siftd.Scorer, tmp_path: Path
-) -> None:
+def test_a_cpp_client_gives_up_with_a_reason(program: str, name: str, scorer: siftd.Scorer, tmp_path: Path) -> None:
     csv = tmp_path / "rows.csv"
     csv.write_text("".join(f"{','.join('0' * 8)},{i % 5}\n" for i in range(64)))
     flags = {
@@ -393,4 +391,3 @@ def test_a_cpp_client_gives_up_with_a_reason(
         assert ended.returncode == 1, (ended.returncode, ended.stderr)
         assert "go away" in ended.stderr
         assert sum(worker.hellos.values()) > len(TO_CPP[name]), "it came again after each of them"
-

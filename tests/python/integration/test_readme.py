@@ -60,6 +60,27 @@ def test_the_stream_example(tmp_path: Path, pool: list[Worker]) -> None:
             p.wait(10)
 
 
+def test_the_keys_example(tmp_path: Path) -> None:
+    """Its commands as they stand, but for the port; the worker's line is the one that names the keys."""
+    for command in (c for c in COMMANDS if c.startswith("siftd keygen")):
+        made = subprocess.run(
+            [binary(), *command.split()[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
+        assert made.returncode == 0, made.stderr
+    line = next(c for c in COMMANDS if c.startswith("siftd worker") and "--key-file" in c).split()
+    line[line.index("--endpoint") + 1] = "tcp://0.0.0.0:0"
+    with Worker(tmp_path, *_below(tmp_path, line[2:])) as worker:
+        worker.endpoint = worker.endpoint.replace("0.0.0.0", "127.0.0.1")
+        process = start(tmp_path, "locked.py", [worker])
+        out, _ = process.communicate(timeout=200)
+        assert process.returncode == 0, out
+    assert re.search(r"kept [\d.]+% of 1600 candidate rows", out), out
+
+
+def _below(folder: Path, words: list[str]) -> list[str]:
+    return [str(folder / w) if w.startswith("keys/") else w for w in words]
+
+
 def test_the_changed_lines_are_three() -> None:
     assert re.findall(r"# (\d)$", EXAMPLES["train.py"], re.MULTILINE) == ["1", "2", "3"]
 

@@ -9,6 +9,7 @@
 #include "siftd/loader_client.h"
 #include "siftd/model_publisher.h"
 #include "siftd/trainer_client.h"
+#include "tests/unit/net/key_folder.h"
 
 namespace siftd {
 namespace {
@@ -45,6 +46,31 @@ TEST(LoaderClient, ADeadlineNamesThePeerAndTheStage) {
   EXPECT_THAT(pass.status().message(),
               AllOf(HasSubstr("loader 0"), HasSubstr(router->BoundEndpoint()),
                     HasSubstr("start the workers")));
+}
+
+TEST(LoaderClient, ARefusedHandshakeEndsTheWaitAndNamesEndpointAndStage) {
+  const KeyFolder keys;
+  RouterOptions options;
+  options.key_file = keys.worker_secret();
+  options.client_keys = keys.client_keys();
+  const auto router = std::move(RouterEndpoint::Bind(options)).value();
+  const std::string stranger = keys.AddClient("stranger", {});
+  for (const std::string& own : {stranger, std::string()}) {
+    LoaderOptions loader_options{.client = {.endpoints = {router->BoundEndpoint()}, .keys = own}};
+    loader_options.start_timeout = std::chrono::seconds(60);
+    auto loader = LoaderClient::Connect(loader_options);
+    ASSERT_TRUE(loader.ok()) << loader.status().ToString();
+    const auto pass = (*loader)->NextPass();
+    EXPECT_EQ(pass.status().code(), Code::kFailedPrecondition);
+    EXPECT_THAT(pass.status().message(),
+                AllOf(HasSubstr(router->BoundEndpoint()), HasSubstr("handshake refused"),
+                      HasSubstr(own.empty() ? "encrypted connections only" : "client_keys")));
+  }
+}
+
+TEST(LoaderClient, UnsoundKeysAreToldBeforeItConnects) {
+  LoaderOptions options{.client = {.endpoints = {"tcp://127.0.0.1:1"}, .keys = "/nowhere.key_secret"}};
+  EXPECT_THAT(LoaderClient::Connect(options).status().message(), HasSubstr("'/nowhere.key_secret'"));
 }
 
 TEST(LoaderClient, OfferBeforeNextPassIsRefused) {

@@ -69,6 +69,43 @@ class LoaderCoreTest : public testing::Test {
   std::unique_ptr<CoreDriver<LoaderCore, LoaderActions>> d;
 };
 
+TEST_F(LoaderCoreTest, WhenEveryWorkerRefusesTheHandshakeNothingMoreWillHappen) {
+  Make(Mode::kSamples, 2);
+  core->NameWorker(0, "tcp://a:1");
+  core->OnRefused(0, "no such key", true, d->now);
+  EXPECT_TRUE(core->failure().ok()) << "the other one may still take it";
+  EXPECT_THAT(core->WaitingFor(d->now), HasSubstr("tcp://a:1: no Welcome since 0.0 s: no such key"));
+  core->OnRefused(1, "cut in the handshake", false, d->now);
+  EXPECT_TRUE(core->failure().ok()) << "that may be chance";
+  core->OnRefused(1, "no such key", true, d->now);
+  EXPECT_THAT(core->failure().message(), HasSubstr("worker 1: no such key"));
+}
+
+TEST_F(LoaderCoreTest, WhoWasWelcomedOnceWaitsThroughRefusals) {
+  Make(Mode::kSamples, 1);
+  d->Open(0);
+  core->OnLinkLost(0, "cut", d->now);
+  core->OnRefused(0, "no such key", true, d->now);
+  EXPECT_TRUE(core->failure().ok());
+  d->Tick(milliseconds(500));
+  d->Open(0);
+  EXPECT_THAT(core->WaitingFor(d->now), testing::Not(HasSubstr("no such key")));
+}
+
+TEST_F(LoaderCoreTest, AKeyThatMayNotBeALoaderIsAFailure) {
+  Make(Mode::kSamples, 1);
+  d->Collect();
+  ErrorMessage error;
+  error.code = ErrorCode::kNotAllowed;
+  error.text = "role is loader";
+  d->Say(0, error);
+  EXPECT_TRUE(core->failure().ok()) << "not fatal: not now";
+  d->Tick(milliseconds(500));
+  error.fatal = true;
+  d->Say(0, error);
+  EXPECT_THAT(core->failure().message(), HasSubstr("role is loader"));
+}
+
 TEST_F(LoaderCoreTest, NothingIsOfferedBeforeThePositionIsKnown) {
   Make(Mode::kSamples, 1);
   d->Open(0);

@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "tests/unit/net/key_folder.h"
+
 namespace siftd {
 namespace {
 
@@ -73,6 +75,67 @@ TEST(WorkerConfig, CheaperScoresAreChecked) {
   config.device = "cuda:1";
   EXPECT_EQ(config.Validate().message(),
             "score_optimize is true; allowed: false with device cuda:1");
+}
+
+TEST(WorkerConfig, KeysComeInPairsAndReplacePlaintext) {
+  WorkerConfig config;
+  config.key_file = "k";
+  EXPECT_THAT(config.Validate().message(), HasSubstr("client_keys ''; allowed: both"));
+  config.client_keys = "c";
+  EXPECT_EQ(config.Validate(), OkStatus());
+  config.insecure_plaintext = true;
+  EXPECT_EQ(config.Validate().message(), "insecure_plaintext is true; allowed: false with key_file");
+  EXPECT_THAT(CheckKeyFiles(config).message(), HasSubstr("cannot read key file 'k'"));
+}
+
+TEST(WorkerConfig, KeyFilesAreCheckedAndNeverShown) {
+  const KeyFolder keys;
+  WorkerConfig config;
+  config.key_file = keys.worker_secret();
+  config.client_keys = keys.client_keys();
+  EXPECT_EQ(CheckKeyFiles(config), OkStatus());
+  const CurveKeys worker = ReadSecretKeyFile(keys.worker_secret()).value();
+  EXPECT_THAT(ConfigText(config), testing::AllOf(HasSubstr(keys.worker_secret()),
+                                                 testing::Not(HasSubstr(worker.secret_key))));
+}
+
+TEST(WorkerConfig, HttpStaysOnThisHostUnlessItIsMeantNotTo) {
+  WorkerConfig config;
+  for (const char* own : {"127.0.0.1:9100", "localhost:0", "[::1]:0", "127.1.2.3:1"}) {
+    config.http = own;
+    EXPECT_EQ(config.Validate(), OkStatus()) << own;
+  }
+  for (const char* open : {"0.0.0.0:9100", "10.0.0.1:0", ":9100", "[::]:1", "1127.0.0.1:1", "localhost.evil.org:1"}) {
+    config.http = open;
+    config.http_public = false;
+    EXPECT_THAT(config.Validate().message(),
+                testing::AllOf(HasSubstr("http is '" + std::string(open) + "'"),
+                               HasSubstr("http_public: true")));
+    config.http_public = true;
+    EXPECT_EQ(config.Validate(), OkStatus()) << open;
+  }
+}
+
+TEST(WorkerConfig, APinnedDigestIsOne) {
+  WorkerConfig config;
+  config.artifact_sha256 = std::string(64, 'a');
+  EXPECT_EQ(config.Validate(), OkStatus());
+  for (const std::string& bad : {std::string(63, 'a'), std::string(64, 'A'), std::string(64, 'g')}) {
+    config.artifact_sha256 = bad;
+    EXPECT_THAT(config.Validate().message(), HasSubstr("64 lower-case hexadecimal digits"));
+  }
+}
+
+TEST(WorkerConfig, LimitsOfPeersHaveRanges) {
+  WorkerConfig config;
+  config.max_peers = 0;
+  EXPECT_EQ(config.Validate().message(), "max_peers is 0; allowed: [1, 65536]");
+  config = WorkerConfig();
+  config.max_hellos = 0;
+  EXPECT_EQ(config.Validate().message(), "max_hellos is 0; allowed: [1, 1000000]");
+  config = WorkerConfig();
+  config.max_breaches = 0;
+  EXPECT_EQ(config.Validate().message(), "max_breaches is 0; allowed: [1, 1000000]");
 }
 
 TEST(WorkerConfig, BackendPythonNeedsAFactory) {

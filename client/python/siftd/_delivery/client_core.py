@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from siftd._delivery.session import ClientSession
+from siftd._delivery.session import ClientSession, State
 from siftd._net.transport import Actions
 from siftd._wire.codec import wire_pb2
 
@@ -86,6 +86,21 @@ class ClientCore:
     def on_link_lost(self, worker: int, why: str, now: float) -> None:
         self.lose(worker, why, now)
 
+    def on_refused(self, worker: int, why: str, for_good: bool, now: float) -> None:
+        """No connection comes about, and why. Where every worker said so, and none ever welcomed this process, nothing
+        more will happen."""
+        session = self.sessions[worker]
+        if session.refused != why:
+            self.actions.log.append(f"{self.names[worker]}: {why}")
+        session.refused, session.refused_for_good = why, for_good
+        if all(s.refused_for_good for s in self.sessions) and not any(s.was_welcomed for s in self.sessions):
+            self.failure = f"{self.names[worker]}: {why}"
+
+    def refusals_text(self) -> str:
+        """What keeps workers from being connected, as far as it is known; for errors."""
+        known = [f"{n}: {s.refused}. " for n, s in zip(self.names, self.sessions, strict=True) if s.refused]
+        return "".join(known)
+
     def on_message(self, worker: int, message: Any, payload: list[memoryview], now: float) -> None:
         session = self.sessions[worker]
         if self._left or not session.is_mine(message.session):
@@ -107,7 +122,9 @@ class ClientCore:
         name = wire_pb2.ErrorCode.Name(error.code)
         self.errors.append(f"{name}: {error.text}")
         del self.errors[:-100]
-        if error.code not in _SESSION_ERRORS:
+        # Of a Hello: this key may not, or not now.
+        of_hello = error.code == wire_pb2.NOT_ALLOWED and (error.fatal or session.state is State.HELLO)
+        if error.code not in _SESSION_ERRORS and not of_hello:
             self.actions.log.append(f"{self.names[worker]} says {name}: {error.text} {error.hint}")
             return
         was_open = session.open

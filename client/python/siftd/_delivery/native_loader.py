@@ -19,6 +19,7 @@ import numpy as np
 from siftd._delivery.loader_core import Key, Lease, LoaderCore, LoaderOptions, Verdicted
 from siftd._delivery.score_cache import ScoreCache
 from siftd._delivery.trainer_core import TrainerCore, TrainerOptions
+from siftd._net.keys import KeyFiles
 from siftd._net.threads import step_aside
 from siftd._net.transport import QUIET_MOST, resolve
 from siftd._wire import codec
@@ -41,6 +42,11 @@ def available() -> bool:
 def native() -> Any:
     """The module. REQUIRES: available()"""
     return _native
+
+
+def key_arguments(keys: KeyFiles | None) -> dict[str, str]:
+    """For the links' constructors, which read the files themselves."""
+    return {} if keys is None else {"keys": keys.own, "worker_key": keys.worker}
 
 
 def hello_frames(options: LoaderOptions, incarnation: int, endpoints: Sequence[str]) -> list[bytes]:
@@ -72,9 +78,12 @@ def _frames(hello: Any, incarnation: int, endpoints: Sequence[str]) -> list[byte
 class NativeLoaderCore:
     """Stands where LoaderCore does. One thread, the NativeIo's, makes all calls but those that only read."""
 
-    def __init__(self, options: LoaderOptions, incarnation: int, endpoints: Sequence[str]) -> None:
+    def __init__(
+        self, options: LoaderOptions, incarnation: int, endpoints: Sequence[str], keys: KeyFiles | None = None
+    ) -> None:
         """Raises ConfigError for an endpoint that is none."""
-        self.link = native().LoaderLink(list(endpoints), hello_frames(options, incarnation, endpoints))
+        frames = hello_frames(options, incarnation, endpoints)
+        self.link = native().LoaderLink(list(endpoints), frames, **key_arguments(keys))
         self.step = 0
         self.leases: dict[Key, Lease] = {}  # offered and not settled
         self.verdicts: list[Verdicted] = []  # for the owner to take

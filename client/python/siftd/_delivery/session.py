@@ -51,6 +51,8 @@ class ClientSession:
         self.heard = now
         self.sent = now
         self.was_welcomed = False
+        self.refused = ""  # why no connection came about since the last Welcome
+        self.refused_for_good = False
 
     @property
     def open(self) -> bool:
@@ -102,6 +104,7 @@ class ClientSession:
         self.welcome = welcome
         self.state = State.OPEN
         self.was_welcomed = True
+        self.refused, self.refused_for_good = "", False
         self.drained = False
         self.heard = self.sent = now
         self._backoff = BACKOFF[0]
@@ -117,7 +120,7 @@ class ClientSession:
         elif (error.fatal or error.code == wire_pb2.SUPERSEDED) and error.code != wire_pb2.HELLO_REQUIRED:
             self.state = State.FAILED
             self.failure = text
-        elif error.fatal or error.code == wire_pb2.DRAINING:
+        elif error.fatal or error.code == wire_pb2.DRAINING or self.state is State.HELLO:
             self.lost(now)
 
     def lost(self, now: float) -> None:

@@ -14,6 +14,7 @@ from siftd._loop.engine import Engine, EngineOptions
 from siftd._loop.exact_engine import ExactEngine
 from siftd._loop.inline import InlineCore, InlineIo
 from siftd._loop.native_engine import NativeBatchIo, NativeEngine, takes
+from siftd._net.keys import KeyFiles
 from siftd._net.transport import IoThread
 
 AnyEngine = Engine | NativeEngine
@@ -36,11 +37,12 @@ def exact(
     pad: structure.Pad,
     rounds: Rounds,
     history: Sequence[float],
+    keys: KeyFiles | None = None,
 ) -> tuple[AnyEngine, Io]:
     """Deterministic mode, in Python. Not started."""
     core = LoaderCore(loader, new_incarnation())
     engine = ExactEngine(options, core, pad, rounds, history)
-    return engine, IoThread(THREAD, endpoints, core, engine.turn)
+    return engine, IoThread(THREAD, endpoints, core, engine.turn, keys)
 
 
 def with_workers(
@@ -50,16 +52,17 @@ def with_workers(
     example: structure.Flat,
     pad: structure.Pad,
     history: Sequence[float],
+    keys: KeyFiles | None = None,
 ) -> tuple[AnyEngine, Io]:
     """Not started. Raises ConfigError for an endpoint that is none."""
     incarnation = new_incarnation()
     if not available():
         core = LoaderCore(loader, incarnation)
         engine = Engine(options, core, pad, history)
-        return engine, IoThread(THREAD, endpoints, core, engine.turn)
+        return engine, IoThread(THREAD, endpoints, core, engine.turn, keys)
     if options.on_decision is None and loader.rescore_every == 1 and takes(example, pad):
-        whole = NativeEngine(options, loader, endpoints, incarnation, example, history)
+        whole = NativeEngine(options, loader, endpoints, incarnation, example, history, keys)
         return whole, NativeBatchIo(whole.link)
-    compiled = NativeLoaderCore(loader, incarnation, endpoints)
+    compiled = NativeLoaderCore(loader, incarnation, endpoints, keys)
     engine = Engine(options, compiled, pad, history)
     return engine, NativeIo(THREAD, compiled, engine.turn)

@@ -23,6 +23,7 @@ from torch import nn
 from siftd import policy as policies
 from siftd._loop.distributed import Ranks
 from siftd._loop.spawn import LocalWorkers, plan
+from siftd._net.keys import KeyFiles
 from siftd._scorer.module import ScorerModule, build_scorer_module
 from siftd._scorer.sharded import is_sharded
 from siftd._select.score_cost import ScoreCost
@@ -56,6 +57,7 @@ class Wishes:
     start_timeout: float
     cost: ScoreCost = ScoreCost()
     deterministic: bool = False
+    keys: KeyFiles | None = None  # for workers that run already
 
     @property
     def inline(self) -> bool:
@@ -123,7 +125,7 @@ class BringUp:
             raise
         weights = WeightsSync(
             found if self._owns else [], self._w.job, run, scorer, self._w.sync_every,
-            everywhere=self._w.local and len(ranks.node) < ranks.world,
+            everywhere=self._w.local and len(ranks.node) < ranks.world, keys=self._w.keys,
         )  # fmt: skip
         index, count = (ranks.node.index(ranks.rank), len(ranks.node)) if self._w.local else (ranks.rank, ranks.world)
         return Running(scorer, policy, run, seed, found, local[0] if local else None, weights, index, count)

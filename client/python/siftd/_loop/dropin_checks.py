@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 from siftd._checks import in_range, seconds
 from siftd._delivery.score_cache import MOST_EVERY
 from siftd._loop.distributed import rank_and_world
+from siftd._net.keys import KeyFiles, key_files
 from siftd._select.score_cost import ScoreCost
 from siftd.errors import ConfigError
 
@@ -44,6 +46,17 @@ def check_workers(workers: Any, cost: ScoreCost) -> None:
             f"{cost.dtype}, {cost.resolution}, {cost.optimize}",
             f'"float32", 0, False where the workers run already: start those with `{" ".join(cost.flags())}`',
         )
+
+
+def check_keys(
+    workers: Any, keys: str | os.PathLike[str] | None, worker_key: str | os.PathLike[str] | None
+) -> KeyFiles | None:
+    """The key files, for workers that run already."""
+    if not isinstance(workers, str | int):
+        return key_files(keys, worker_key)
+    if keys is not None or worker_key is not None:
+        raise ConfigError("keys", keys or worker_key, "None where workers start here: nobody else reaches those")
+    return None
 
 
 def check_deterministic(given: Mapping[str, Any]) -> None:

@@ -246,8 +246,8 @@ class DropInLoop(Sifted):
             if self._deterministic:
                 lead = max(self._prefetch, self._sync_every // 4)
                 rounds = Rounds(options.batch_size, self._sync_every, lead, example.rows)
-                return background.exact(options, loader, r.endpoints, self._pad, rounds, history)
-            return background.with_workers(options, loader, r.endpoints, example, self._pad, history)
+                return background.exact(options, loader, r.endpoints, self._pad, rounds, history, self._wishes.keys)
+            return background.with_workers(options, loader, r.endpoints, example, self._pad, history, self._wishes.keys)
         cache = ScoreCache(self._rescore_every, self._source.data_size)
         core = InlineCore(
             r.module, r.scorer.fields, r.policy, r.seed, self._total_steps or 0, history, self._wishes.cost, cache

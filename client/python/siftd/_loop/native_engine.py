@@ -22,9 +22,10 @@ from siftd._batches.source import Candidate
 from siftd._batches.state import PieceParts
 from siftd._delivery.ledger import IntervalSet
 from siftd._delivery.loader_core import LoaderOptions
-from siftd._delivery.native_loader import hello_frames, native
+from siftd._delivery.native_loader import hello_frames, key_arguments, native
 from siftd._loop.engine import EngineOptions
 from siftd._loop.native_outbox import NativeOutbox
+from siftd._net.keys import KeyFiles
 from siftd._net.threads import step_aside
 from siftd._wire.tensor import dtype_number
 from siftd.errors import StructureError
@@ -53,6 +54,7 @@ class NativeEngine(NativeOutbox):
         incarnation: int,
         example: structure.Flat,
         history: Sequence[float] = (),
+        keys: KeyFiles | None = None,
     ) -> None:
         """Raises ConfigError for an endpoint that is none."""
         super().__init__(options.batch_size, Layout(example.spec), stream=False)
@@ -74,6 +76,7 @@ class NativeEngine(NativeOutbox):
             history_length=options.history_length,
             history=list(history),
             starve_timeout=min(options.starve_timeout, 1e9),
+            **key_arguments(keys),
         )
 
     # ------------------------------------------------------------ passes

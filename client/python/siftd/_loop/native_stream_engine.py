@@ -9,9 +9,10 @@ from typing import Any
 from siftd._batches.native_info import Layout, fields_of, known_of
 from siftd._batches.state import PieceParts, load_piece
 from siftd._delivery.ledger import IntervalSet
-from siftd._delivery.native_loader import native, trainer_hello
+from siftd._delivery.native_loader import key_arguments, native, trainer_hello
 from siftd._delivery.trainer_core import TrainerOptions
 from siftd._loop.native_outbox import NativeOutbox
+from siftd._net.keys import KeyFiles
 
 
 class NativeStreamEngine(NativeOutbox):
@@ -28,6 +29,7 @@ class NativeStreamEngine(NativeOutbox):
         history_length: int,
         history: Sequence[float],
         state: dict[str, Any] | None,
+        keys: KeyFiles | None = None,
     ) -> None:
         """`state`: what `position` gave. Raises ConfigError for an endpoint that is none."""
         super().__init__(options.batch_size, Layout(), stream=True)
@@ -44,6 +46,7 @@ class NativeStreamEngine(NativeOutbox):
             drop_last=drop_last,
             history_length=history_length,
             history=list(history),
+            **key_arguments(keys),
         )
         if half is not None:
             (index, number), seq = half.key

@@ -21,6 +21,8 @@ from typing import Any, Protocol
 
 import zmq
 
+from siftd._net.handshake import HandshakeWatch
+from siftd._net.keys import ClientKeys, KeyFiles
 from siftd._net.threads import step_aside
 from siftd._wire import codec
 from siftd.errors import ConfigError
@@ -33,6 +35,8 @@ COPY_BELOW = 256 << 10  # bytes; for larger frames pyzmq wakes a thread of its o
 RESOLVE_EVERY = 10.0  # seconds
 QUIET_MOST = 0.1  # seconds that messages may wait for
 TICK_EVERY = 0.02  # seconds at least
+MAX_SOCKETS = 16384  # three per worker while it connects
+TRY_AGAIN = 2.0  # seconds after a refused handshake
 
 
 @dataclass
@@ -52,6 +56,7 @@ class Core(Protocol):
     def add_worker(self, now: float, name: str = "") -> None: ...
     def on_message(self, worker: int, message: Any, payload: list[memoryview], now: float) -> None: ...
     def on_link_lost(self, worker: int, why: str, now: float) -> None: ...
+    def on_refused(self, worker: int, why: str, for_good: bool, now: float) -> None: ...
     def on_tick(self, now: float) -> None: ...
     def leave(self, now: float) -> None: ...
 
@@ -76,10 +81,22 @@ def resolve(endpoint: str) -> list[str]:
 class IoThread:
     """Runs a core over sockets to `endpoints`. start, wake, stop: any thread."""
 
-    def __init__(self, name: str, endpoints: Sequence[str], core: Core, turn: Callable[[float], bool | None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        endpoints: Sequence[str],
+        core: Core,
+        turn: Callable[[float], bool | None],
+        keys: KeyFiles | None = None,
+    ) -> None:
         """`turn`: called on the I/O thread after each wake-up, before the core's actions are carried out. True:
-        messages can wait for the next `wake`, or QUIET_MOST seconds, and are then taken together."""
+        messages can wait for the next `wake`, or QUIET_MOST seconds, and are then taken together.
+        `keys`: None: connections are not encrypted. Raises ConfigError for files that are not sound."""
         self._names = list(endpoints)
+        self._keys = None if keys is None else ClientKeys(keys)
+        self._watches: dict[int, HandshakeWatch] = {}  # by worker, until it is connected
+        self._watches_made = 0
+        self._open_again: dict[int, float] = {}  # by worker: when a refused one is tried again
         self._core = core
         self._turn = turn
         self._endpoints: list[str] = []
@@ -138,6 +155,7 @@ class IoThread:
         try:
             step_aside()
             self._context = zmq.Context(1)
+            self._context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
             with contextlib.suppress(AttributeError):
                 self._context.set(zmq.THREAD_SCHED_POLICY, os.SCHED_BATCH)
             self._poller.register(self._wake_fd, zmq.POLLIN)
@@ -150,6 +168,8 @@ class IoThread:
             self.error = error
             log.exception("siftd's I/O thread ended by an error")
         finally:
+            for watch in self._watches.values():
+                watch.close()
             for s in self._sockets:
                 s.close(linger=200)
             if self._context is not None:
@@ -160,7 +180,7 @@ class IoThread:
 
     def _once(self) -> None:
         while len(self._sockets) < len(self._endpoints):
-            self._sockets.append(self._open(self._endpoints[len(self._sockets)]))
+            self._sockets.append(self._open(len(self._sockets)))
         timeout = 0 if self._stopping or self._quiet else 100
         if self._quiet and not self._stopping:
             self._wakes.poll(1e3 * QUIET_MOST)
@@ -176,6 +196,7 @@ class IoThread:
         self._quiet = self._turn(now)
         if now >= self._tick_at or self._stopping:
             self._tick_at = now + TICK_EVERY
+            self._look(now)
             self._core.on_tick(now)
         self._act(now)
         if now - self._resolved > RESOLVE_EVERY:
@@ -189,8 +210,32 @@ class IoThread:
             except ConfigError as error:
                 log.warning("siftd: %s", error)
 
-    def _open(self, endpoint: str) -> zmq.Socket[bytes]:
+    def _look(self, now: float) -> None:
+        """At handshakes that did not end well yet."""
+        for worker, watch in list(self._watches.items()):
+            refusal = watch.look()
+            if watch.connected or watch.over:
+                watch.close()
+                del self._watches[worker]
+            if watch.over:
+                self._open_again[worker] = now + TRY_AGAIN
+            if refusal is not None:
+                self._core.on_refused(worker, refusal.why, refusal.for_good, now)
+        for worker in [w for w, at in self._open_again.items() if now >= at]:
+            self._reopen(worker)
+
+    def _reopen(self, worker: int) -> None:
+        self._open_again.pop(worker, None)
+        watch = self._watches.pop(worker, None)
+        if watch is not None:
+            watch.close()
+        self._poller.unregister(self._sockets[worker])
+        self._sockets[worker].close(linger=0)
+        self._sockets[worker] = self._open(worker)
+
+    def _open(self, worker: int) -> zmq.Socket[bytes]:
         assert self._context is not None
+        endpoint = self._endpoints[worker]
         link: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         link.linger = 0
         link.immediate = True
@@ -204,6 +249,12 @@ class IoThread:
         link.tcp_keepalive = 1
         link.tcp_keepalive_idle = 60
         link.ipv6 = "[" in endpoint
+        if self._keys is not None:
+            link.curve_serverkey = self._keys.worker
+            link.curve_publickey = self._keys.public
+            link.curve_secretkey = self._keys.secret
+        self._watches_made += 1
+        self._watches[worker] = HandshakeWatch(link, self._watches_made, self._keys)
         link.connect(endpoint)
         self._poller.register(link, zmq.POLLIN)
         return link
@@ -229,9 +280,7 @@ class IoThread:
             for line in actions.log:
                 log.info("siftd: %s", line)
             for worker in actions.reconnect:
-                self._poller.unregister(self._sockets[worker])
-                self._sockets[worker].close(linger=0)
-                self._sockets[worker] = self._open(self._endpoints[worker])
+                self._reopen(worker)
             for worker, message, payload in actions.sends:
                 if worker < len(self._sockets):
                     self._send(worker, message, payload, now)

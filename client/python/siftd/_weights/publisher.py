@@ -17,6 +17,7 @@ from typing import Any
 
 from siftd._delivery.client_core import ClientCore
 from siftd._delivery.session import new_incarnation
+from siftd._net.keys import KeyFiles
 from siftd._net.transport import IoThread
 from siftd._weights.snapshot import Snapshot, compose
 from siftd._wire.codec import wire_pb2
@@ -187,7 +188,9 @@ class PublisherCore(ClientCore):
 class Publisher:
     """offer, wait, close: any thread; they return at once but for wait."""
 
-    def __init__(self, endpoints: Sequence[str], job: str, run: int, artifact: Snapshot | None) -> None:
+    def __init__(
+        self, endpoints: Sequence[str], job: str, run: int, artifact: Snapshot | None, keys: KeyFiles | None = None
+    ) -> None:
         self.core = PublisherCore(job, run, new_incarnation())
         self.core.artifact = artifact
         self._mail = threading.Lock()
@@ -196,7 +199,7 @@ class Publisher:
         self._sealed: Callable[[float], None] = self.core.pump  # what follows
         self._applied = threading.Condition()
         self.step = 0
-        self._io = IoThread("siftd-publish", endpoints, self.core, self._turn)
+        self._io = IoThread("siftd-publish", endpoints, self.core, self._turn, keys)
         # To wake the I/O thread is a system call, which gives the GIL away; on a busy host the training loop would get
         # it back milliseconds later. To put into this queue is none.
         self._bell: SimpleQueue[bool] = SimpleQueue()  # True: wake it

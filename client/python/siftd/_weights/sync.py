@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from siftd._net.keys import KeyFiles
 from siftd._weights.publisher import Publisher
 from siftd._weights.snapshot import artifact_snapshot
 from siftd._weights.snapshotter import Snapshotter
@@ -47,11 +48,12 @@ class WeightsSync:
         scorer: Exported,
         sync_every: int,
         everywhere: bool = False,
+        keys: KeyFiles | None = None,
     ) -> None:
         self._endpoints, self._run, self._sync_every = list(endpoints), run, sync_every
         self._snapshotter = Snapshotter(scorer.state, everywhere)
         artifact = artifact_snapshot(scorer.archive, run) if scorer.archive else None
-        self.publisher = Publisher(endpoints, job, run, artifact) if endpoints else None
+        self.publisher = Publisher(endpoints, job, run, artifact, keys) if endpoints else None
         if self.publisher is not None:
             self.publisher.core.artifact_sha256 = scorer.sha256
         self.version = 0  # last published
@@ -84,7 +86,7 @@ class WeightsSync:
             raise WorkerError(why)
         raise SiftdTimeoutError(
             ", ".join(self._endpoints), "taking the first weights", timeout,
-            "Check with `siftd status ENDPOINT` that workers run there, and their logs",
+            core.refusals_text() + "Check with `siftd status ENDPOINT` that workers run there, and their logs",
         )  # fmt: skip
 
     def due(self, step: int) -> bool:
