@@ -2,9 +2,9 @@
 """A trainer that saves checkpoints, resumes from the newest, and dies by SIGKILL where it is told, for test_resume.py.
 
 usage: resume_job.py MODE FOLDER POLICY ENDPOINT...; MODE: dropin, stream. DIE=POINT:N dies at the N-th passage of
-POINT: next (before a batch is asked for), trained (after the optimizer step), stepped (before the checkpoint is made), state
-(inside state_dict), write (half of the checkpoint is on disk), saved. What was trained stands in the checkpoint itself,
-as (epoch, sample id): so after the last run it is that of the lineage.
+POINT: next (before a batch is asked for), trained (after the optimizer step), stepped (before the checkpoint is made),
+state (inside state_dict), write (half of the checkpoint is on disk), saved. What was trained stands in the checkpoint
+itself, as (epoch, sample id): so after the last run it is that of the lineage.
 """
 
 from __future__ import annotations
