@@ -35,7 +35,7 @@ def run(mode: str, folder: Path, policy: str, pool: list[Worker], die: str = "")
     path = os.pathsep.join([str(ROOT / "client" / "python"), str(TESTS)])
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "DIE": die}
     command = [sys.executable, str(JOB), mode, str(folder), policy, *(w.endpoint for w in pool)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode in (0, SIGKILLED), done.stderr
     assert done.returncode == 0 or die, done.stderr
     return done.returncode
@@ -49,35 +49,37 @@ def line_of_checkpoints(mode: str, folder: Path, policy: str, pools: list[list[W
     return Counter(torch.load(folder / "end.pt", weights_only=True))
 
 
-# One death of each kind, in one line of checkpoints.
-DEATHS = ["next:9", "trained:8", "stepped:2", "state:3", "write:2", "saved:1"]
+# A death of each kind; each client dies of half of them, in one line of checkpoints.
+DEATHS = {"compiled": ["next:9", "stepped:2", "write:2"], "in Python": ["trained:8", "state:3", "saved:1"]}
 
 
-@pytest.mark.usefixtures("either_client")
-def test_killed_drop_ins_train_what_an_undisturbed_one_does(tmp_path: Path, pool: list[Worker]) -> None:
+def test_killed_drop_ins_train_what_an_undisturbed_one_does(
+    tmp_path: Path, pool: list[Worker], either_client: str
+) -> None:
     undisturbed = line_of_checkpoints("dropin", tmp_path / "whole", "uniform", [pool], [])
     assert max(undisturbed.values()) == 1
     # The pool changes in size from run to run.
-    killed = line_of_checkpoints("dropin", tmp_path / "killed", "uniform", [pool, pool[:1]], DEATHS)
+    killed = line_of_checkpoints("dropin", tmp_path / "killed", "uniform", [pool, pool[:1]], DEATHS[either_client])
     assert killed == undisturbed
 
 
-@pytest.mark.usefixtures("either_client")
-def test_killed_stream_trainers_train_what_an_undisturbed_one_does(tmp_path: Path, pool: list[Worker]) -> None:
+def test_killed_stream_trainers_train_what_an_undisturbed_one_does(
+    tmp_path: Path, pool: list[Worker], either_client: str
+) -> None:
     def whole(folder: str, deaths: list[str]) -> Any:
         with loaders(pool, 600, 3):
             return line_of_checkpoints("stream", tmp_path / folder, "uniform", [pool], deaths)
 
     undisturbed = whole("whole", [])
     assert max(undisturbed.values()) == 1
-    assert whole("killed", DEATHS) == undisturbed
+    assert whole("killed", DEATHS[either_client]) == undisturbed
 
 
 @pytest.mark.parametrize("policy", ["confidence", "loss_cdf"])
 def test_with_policies_that_read_the_model_nothing_is_trained_twice(
     tmp_path: Path, pool: list[Worker], policy: str
 ) -> None:
-    trained = line_of_checkpoints("dropin", tmp_path / "killed", policy, [pool], ["next:12", "state:2", "write:1"])
+    trained = line_of_checkpoints("dropin", tmp_path / "killed", policy, [pool], ["next:12", "write:1"])
     assert max(trained.values()) == 1
     assert {epoch for epoch, _ in trained} == {0, 1, 2}
 
