@@ -29,7 +29,7 @@ def key_of_poison(job: FaultJob) -> set[tuple[int, int, int]]:
 
 
 def test_a_batch_that_kills_its_worker_is_quarantined(make_job: MakeJob) -> None:
-    """At most once among others at each worker, twice alone: then it is passed on unscored, and nobody dies any more."""
+    """At most once among others at each worker, twice alone: then it is passed on unscored, and nobody dies."""
     job = make_job(loaders=1, epochs=1)
     deaths = poisoned(job)
     job.figures["deaths"] = deaths

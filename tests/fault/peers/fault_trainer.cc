@@ -37,7 +37,7 @@ struct Flags {
   std::string state;
   std::uint64_t checkpoint_every = 1;
   std::string gate;
-  int timeout_ms = 30000;
+  int timeout_ms = 120000;
   int linger_ms = 5000;
   std::string events;
 };
