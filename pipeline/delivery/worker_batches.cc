@@ -116,7 +116,9 @@ bool WorkerCore::Impl::SuspectIsHere() const {
 }
 
 // A suspect is scored with nothing else in the worker, so that a death points at it alone.
+// What came on credit of the run before waits for this run's weights.
 void WorkerCore::Impl::AdmitWaiting(MonoTime now) {
+  if (!model_ready) return;
   while (!waiting.empty() && !suspect_in_graph) {
     const bool suspect = waiting.front()->candidates.suspect;
     if (suspect && in_graph > 0) return;

@@ -17,6 +17,7 @@ namespace siftd {
 namespace {
 
 constexpr std::size_t kMaxFrames = 34 + 1;   // and the routing id
+constexpr int kLingerMs = 200;               // for Drain and Return, as the last words of a worker
 constexpr std::size_t kCutMost = 4096;       // cut peers that are remembered
 constexpr int kUnreadMost = 64;              // messages of cut peers that one Receive reads
 
@@ -113,6 +114,7 @@ void RouterEndpoint::Impl::Drop(std::unordered_map<std::uint64_t, Peer>::iterato
 RouterEndpoint::RouterEndpoint(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 RouterEndpoint::~RouterEndpoint() {
   if (impl_->gate != nullptr) impl_->gate->Stop();
+  impl_->socket.set(zmq::sockopt::linger, kLingerMs);
 }
 
 Result<std::unique_ptr<RouterEndpoint>> RouterEndpoint::Bind(const RouterOptions& options) {
