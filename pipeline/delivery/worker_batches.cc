@@ -64,10 +64,9 @@ void WorkerCore::Impl::On(WorkerSession& s, Candidates& m, MonoTime now) {
   // A decision that has to come out the same each time looks at nothing but its own message.
   batch->trainer_step = m.required_version != 0 ? m.trainer_step : trainer_step;
   batch->admitted = now;
-  batch->pass_through =
-      m.unscored ||
-      (m.required_version == 0 && job->stale_unsifted && job->max_staleness_steps > 0 &&
-       trainer_step > model_step + job->max_staleness_steps);
+  batch->pass_through = m.unscored || (m.required_version == 0 && job->stale_unsifted &&
+                                       job->max_staleness_steps > 0 &&
+                                       trainer_step > model_step + job->max_staleness_steps);
   if (bytes > s.batch_bytes || rows > options.max_rows) {
     batch->decision = RejectedDecision(
         rows, ErrorCode::kTooLarge,

@@ -46,7 +46,7 @@ class Linked:
 
 
 def test_cut_in_the_middle_of_a_batch(make_job: MakeJob) -> None:
-    on = Linked(make_job(**LARGE))
+    on = Linked(make_job(**LARGE), alone=True)
     on.to_loaders.cut_inside(UP, 2_500_000)
     on.start_loaders()
     on.to_loaders.wait_cut(UP)
@@ -55,7 +55,7 @@ def test_cut_in_the_middle_of_a_batch(make_job: MakeJob) -> None:
 
 
 def test_cut_in_the_middle_of_kept_rows(make_job: MakeJob) -> None:
-    on = Linked(make_job(**LARGE))
+    on = Linked(make_job(**LARGE), alone=True)
     on.to_trainer.cut_inside(DOWN, 700_000)
     on.start_loaders()
     on.to_trainer.wait_cut(DOWN)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the worker's core holds back from the graph: suspects of several loaders, only one of which is
-// here at a time, so that a death points at it; batches that came before their run's weights.
+// What the worker's core holds back from the graph: suspects of several loaders, only one of which
+// is here at a time, so that a death points at it; batches that came before their run's weights.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

@@ -70,8 +70,8 @@ class EndpointsTest : public testing::Test {
   DealerPool pool_;
 };
 
-// Bug: a worker that drained and ended at once took its Drain and Return with it, so its loaders took
-// the end for a death.
+// Bug: a worker that drained and ended at once took its Drain and Return with it, so its loaders
+// took the end for a death.
 TEST_F(EndpointsTest, WhatARouterSentLastArrives) {
   constexpr int kLast = 20;
   SendWhenConnected(Message({"hello"}));
