@@ -70,26 +70,6 @@ class EndpointsTest : public testing::Test {
   DealerPool pool_;
 };
 
-// Bug: a worker that drained and ended at once took its Drain and Return with it, so its loaders
-// took the end for a death.
-TEST_F(EndpointsTest, WhatARouterSentLastArrives) {
-  constexpr int kLast = 20;
-  SendWhenConnected(Message({"hello"}));
-  const RouterEndpoint::Received hello = ReceiveAtRouter();
-  for (int i = 0; i < kLast; ++i) {
-    ASSERT_EQ(router_->Send(hello.peer, Message({std::string(100'000, 'x')})),
-              RouterEndpoint::Sent::kSent);
-  }
-  router_.reset();
-  DealerPool::Received received;
-  int arrived = 0;
-  for (const MonoTime deadline = Now() + kDeadline; arrived < kLast && Now() < deadline;) {
-    pool_.Poll(milliseconds(50), wakeup_);
-    while (pool_.Receive(&received)) ++arrived;
-  }
-  EXPECT_EQ(arrived, kLast);
-}
-
 TEST_F(EndpointsTest, BoundEndpointHasTheRealPort) {
   EXPECT_THAT(router_->BoundEndpoint(), testing::MatchesRegex("tcp://127\\.0\\.0\\.1:[1-9][0-9]*"));
 }
