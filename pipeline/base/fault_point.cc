@@ -58,7 +58,8 @@ void Pass(const char* point) {
   static std::atomic<long> passages{0};
   const Plan& plan = ThePlan();
   if (plan.point != point || passages.fetch_add(1) + 1 != plan.passage) return;
-  std::fprintf(stderr, "fault point %s, passage %ld: signal %d\n", point, plan.passage, plan.signal);
+  std::fprintf(stderr, "fault point %s, passage %ld: signal %d\n", point, plan.passage,
+               plan.signal);
   kill(getpid(), plan.signal);
 }
 

@@ -64,10 +64,9 @@ void WorkerCore::Impl::On(WorkerSession& s, Candidates& m, MonoTime now) {
   // A decision that has to come out the same each time looks at nothing but its own message.
   batch->trainer_step = m.required_version != 0 ? m.trainer_step : trainer_step;
   batch->admitted = now;
-  batch->pass_through =
-      m.unscored ||
-      (m.required_version == 0 && job->stale_unsifted && job->max_staleness_steps > 0 &&
-       trainer_step > model_step + job->max_staleness_steps);
+  batch->pass_through = m.unscored || (m.required_version == 0 && job->stale_unsifted &&
+                                       job->max_staleness_steps > 0 &&
+                                       trainer_step > model_step + job->max_staleness_steps);
   if (bytes > s.batch_bytes || rows > options.max_rows) {
     batch->decision = RejectedDecision(
         rows, ErrorCode::kTooLarge,
@@ -116,7 +115,9 @@ bool WorkerCore::Impl::SuspectIsHere() const {
 }
 
 // A suspect is scored with nothing else in the worker, so that a death points at it alone.
+// What came on credit of the run before waits for this run's weights.
 void WorkerCore::Impl::AdmitWaiting(MonoTime now) {
+  if (!model_ready) return;
   while (!waiting.empty() && !suspect_in_graph) {
     const bool suspect = waiting.front()->candidates.suspect;
     if (suspect && in_graph > 0) return;

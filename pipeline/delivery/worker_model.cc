@@ -76,6 +76,7 @@ void WorkerCore::OnModelAck(ModelAck ack, std::uint64_t step, const std::string&
     m.model_step = step;
     m.model_since = now;
     m.trainer_step = std::max(m.trainer_step, step);
+    m.AdmitWaiting(now);
   } else if (ack.state == ModelState::kRefused) {
     ++m.counters.model_refused;
     ++m.counters.errors[ErrorName(ack.code)];

@@ -16,9 +16,10 @@
 namespace siftd {
 namespace {
 
-constexpr std::size_t kMaxFrames = 34 + 1;   // and the routing id
-constexpr std::size_t kCutMost = 4096;       // cut peers that are remembered
-constexpr int kUnreadMost = 64;              // messages of cut peers that one Receive reads
+constexpr std::size_t kMaxFrames = 34 + 1;  // and the routing id
+constexpr int kLingerMs = 200;              // for Drain and Return, as the last words of a worker
+constexpr std::size_t kCutMost = 4096;      // cut peers that are remembered
+constexpr int kUnreadMost = 64;             // messages of cut peers that one Receive reads
 
 // Loopback and private files need no keys.
 bool IsPrivate(const std::string& endpoint) {
@@ -113,6 +114,7 @@ void RouterEndpoint::Impl::Drop(std::unordered_map<std::uint64_t, Peer>::iterato
 RouterEndpoint::RouterEndpoint(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 RouterEndpoint::~RouterEndpoint() {
   if (impl_->gate != nullptr) impl_->gate->Stop();
+  impl_->socket.set(zmq::sockopt::linger, kLingerMs);
 }
 
 Result<std::unique_ptr<RouterEndpoint>> RouterEndpoint::Bind(const RouterOptions& options) {
@@ -135,7 +137,8 @@ Result<std::unique_ptr<RouterEndpoint>> RouterEndpoint::Bind(const RouterOptions
     if (ring != nullptr) {
       m.keys = ring->table();
       m.generation = ring->generation();
-      m.gate = std::make_unique<net::Gate>(m.context, std::move(ring), options.handshakes, options.log);
+      m.gate =
+          std::make_unique<net::Gate>(m.context, std::move(ring), options.handshakes, options.log);
       m.gate->Guard(m.socket, own);
     }
     m.socket.bind(options.endpoint);

@@ -37,6 +37,7 @@ struct RouterOptions {
 class RouterEndpoint {
  public:
   static Result<std::unique_ptr<RouterEndpoint>> Bind(const RouterOptions& options);
+  // Messages that were just sent get 200 ms to leave.
   ~RouterEndpoint();
   RouterEndpoint(const RouterEndpoint&) = delete;
   RouterEndpoint& operator=(const RouterEndpoint&) = delete;

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`./dev soak`: the rows over and over with random seeds and long stalls, until the time is over or something is lost."""
+"""`./dev soak`: the rows over and over, with random seeds and long stalls, until the time or a row is lost."""
 
 from __future__ import annotations
 

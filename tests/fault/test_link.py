@@ -33,13 +33,20 @@ class Linked:
     def start_loaders(self) -> None:
         self.loaders = self.job.loaders(endpoints=self.ways(self.to_loaders))
 
+    def hold(self) -> None:
+        """Until all peers have w0, and the trainer waits at its gate with rows of it to come."""
+        for peer in (self.trainer, *self.loaders):
+            peer.wait_text("is 'w0'")
+        self.trainer.wait_event("gate")
+        self.w0.wait_event("scored", 4)
+
     def lost(self, peer: Process, proxy: Proxy) -> str:
         """What the peer says once it gave the proxied worker up."""
         return str(peer.wait_text(f"{proxy.endpoint} lost")["text"])
 
 
 def test_cut_in_the_middle_of_a_batch(make_job: MakeJob) -> None:
-    on = Linked(make_job(**LARGE))
+    on = Linked(make_job(**LARGE), alone=True)
     on.to_loaders.cut_inside(UP, 2_500_000)
     on.start_loaders()
     on.to_loaders.wait_cut(UP)
@@ -48,7 +55,7 @@ def test_cut_in_the_middle_of_a_batch(make_job: MakeJob) -> None:
 
 
 def test_cut_in_the_middle_of_kept_rows(make_job: MakeJob) -> None:
-    on = Linked(make_job(**LARGE))
+    on = Linked(make_job(**LARGE), alone=True)
     on.to_trainer.cut_inside(DOWN, 700_000)
     on.start_loaders()
     on.to_trainer.wait_cut(DOWN)
@@ -73,7 +80,7 @@ def test_black_hole(make_job: MakeJob) -> None:
     """No reset, no end of file: silence alone tells."""
     on = Linked(make_job(), gated=6)
     on.start_loaders()
-    on.trainer.wait_event("gate")
+    on.hold()
     on.to_loaders.hole()
     on.to_trainer.hole()
     for peer, proxy in ((on.trainer, on.to_trainer), *((p, on.to_loaders) for p in on.loaders)):
@@ -86,7 +93,7 @@ def test_black_hole_that_ends(make_job: MakeJob) -> None:
     """What was under way arrives seconds later, on connections that nobody waits for any more."""
     on = Linked(make_job(), gated=6)
     on.start_loaders()
-    on.trainer.wait_event("gate")
+    on.hold()
     on.to_loaders.hole()
     on.to_trainer.hole()
     on.lost(on.trainer, on.to_trainer)
@@ -104,7 +111,7 @@ def test_half_open_to_the_loader(make_job: MakeJob) -> None:
     """The worker hears the loaders; they don't hear it."""
     on = Linked(make_job(), gated=6)
     on.start_loaders()
-    on.trainer.wait_event("gate")
+    on.hold()
     on.to_loaders.hole(DOWN)
     for loader in on.loaders:
         assert "silent for too long" in on.lost(loader, on.to_loaders)
@@ -116,7 +123,7 @@ def test_half_open_from_the_loader(make_job: MakeJob) -> None:
     """The loaders hear the worker; it doesn't hear them, and says so to nobody."""
     on = Linked(make_job(), gated=6)
     on.start_loaders()
-    on.trainer.wait_event("gate")
+    on.hold()
     on.to_loaders.hole(UP)
     for loader in on.loaders:
         on.lost(loader, on.to_loaders)
@@ -146,7 +153,7 @@ def test_reached_by_the_loader_alone(make_job: MakeJob) -> None:
     """What the worker decides reaches no trainer: it gives the batches back."""
     on = Linked(make_job(), gated=6)
     on.start_loaders()
-    on.trainer.wait_event("gate")
+    on.hold()
     on.to_trainer.hole()
     on.lost(on.trainer, on.to_trainer)
     on.job.open_gate()
@@ -157,7 +164,7 @@ def test_reached_by_the_trainer_alone(make_job: MakeJob) -> None:
     """The loaders send their batches again elsewhere; what the worker decided of them still counts, once."""
     on = Linked(make_job(), gated=6)
     on.start_loaders()
-    on.trainer.wait_event("gate")
+    on.hold()
     on.to_loaders.hole()
     for loader in on.loaders:
         on.lost(loader, on.to_loaders)

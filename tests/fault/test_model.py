@@ -104,7 +104,7 @@ def test_wrong_weights(make_job: MakeJob) -> None:
 
 
 def test_wrong_digest_and_versions_out_of_order(make_job: MakeJob) -> None:
-    """A publisher that breaks the rules of the protocol, before the job: each fault has its answer, then the job runs."""
+    """A publisher that breaks the protocol's rules, before the job: each fault has its answer; the job then runs."""
     job = make_job()
     worker = job.worker("w0")
     with RawPublisher(job.endpoint("w0"), run=1) as raw:

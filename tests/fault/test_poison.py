@@ -29,11 +29,14 @@ def key_of_poison(job: FaultJob) -> set[tuple[int, int, int]]:
 
 
 def test_a_batch_that_kills_its_worker_is_quarantined(make_job: MakeJob) -> None:
-    """At most once among others at each worker, twice alone: then it is passed on unscored, and nobody dies any more."""
+    """After its deaths among others it is scored alone; two of those that are known, and it is passed on unscored.
+
+    A death is known when the worker is back, so each of two workers may die twice before, and one of them once more.
+    """
     job = make_job(loaders=1, epochs=1)
     deaths = poisoned(job)
     job.figures["deaths"] = deaths
-    assert 2 <= deaths <= 4
+    assert 2 <= deaths <= 5
     assert job.verdict().unsifted == key_of_poison(job), "it alone is passed on unscored"
     told = [e["text"] for e in job.current("loader0").events.of("log")]
     assert any("is quarantined: a worker died twice scoring it alone" in text for text in told)

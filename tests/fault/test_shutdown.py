@@ -39,14 +39,14 @@ def test_sigterm_to_each_worker(make_job: MakeJob) -> None:
 
 def test_sigterm_to_a_worker_that_cannot_drain(make_job: MakeJob) -> None:
     """The trainer takes nothing: the worker ends at its grace time, says what it held, and nothing of that is lost."""
-    job = make_job()
+    job = make_job(rows=1280)
     for name in ("w0", "w1"):
         job.worker(name, "--drain-ms", "800")
-    trainer = job.trainer(gated=4)
+    trainer = job.trainer(gated=0)
     job.loaders()
     trainer.wait_event("gate")
     worker = job.current("w0")
-    wait_until("it holds decided batches", lambda: len(worker.events.of("scored")) >= 6)
+    wait_until("it holds more than the trainer takes", lambda: len(worker.events.of("scored")) >= 14)
     worker.signal(signal.SIGTERM)
     assert worker.wait_end() == 0
     assert "batches that were not acked; their loaders send them to other workers" in worker.log_text()
@@ -56,14 +56,14 @@ def test_sigterm_to_a_worker_that_cannot_drain(make_job: MakeJob) -> None:
 
 
 def test_a_second_signal_ends_a_worker_at_once(make_job: MakeJob) -> None:
-    job = make_job()
+    job = make_job(rows=1280)
     for name in ("w0", "w1"):
         job.worker(name, "--drain-ms", "3600000")
-    trainer = job.trainer(gated=4)
+    trainer = job.trainer(gated=0)
     job.loaders()
     trainer.wait_event("gate")
     worker = job.current("w0")
-    wait_until("it holds decided batches", lambda: len(worker.events.of("scored")) >= 6)
+    wait_until("it holds more than the trainer takes", lambda: len(worker.events.of("scored")) >= 14)
     worker.signal(signal.SIGINT)
     wait_until("it drains", lambda: "draining: SIGINT" in worker.log_text())
     worker.signal(signal.SIGINT)

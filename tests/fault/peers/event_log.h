@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// EventLog: what a process of the fault suite saw, one JSON object per line. A line is one write, so
-// it is there whole however the process ends. Any thread.
+// EventLog: what a process of the fault suite saw, one JSON object per line. A line is one write,
+// so it is there whole however the process ends. Any thread.
 #pragma once
 
 #include <cstdint>

@@ -21,8 +21,8 @@ struct Flags {
   std::uint64_t rows = 512;
   std::uint64_t batch = 16;
   std::uint64_t floats = 4;
-  int start_timeout_ms = 30000;
-  int timeout_ms = 30000;
+  int start_timeout_ms = 60000;
+  int timeout_ms = 120000;
   std::string events;
 };
 

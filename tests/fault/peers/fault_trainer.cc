@@ -37,7 +37,7 @@ struct Flags {
   std::string state;
   std::uint64_t checkpoint_every = 1;
   std::string gate;
-  int timeout_ms = 30000;
+  int timeout_ms = 120000;
   int linger_ms = 5000;
   std::string events;
 };
@@ -64,8 +64,8 @@ std::string SpansJson(const TrainBatch& batch) {
   for (const RowSpan& s : batch.spans) {
     if (out.size() > 1) out += ",";
     out += ToJson(std::vector<std::uint64_t>{s.key.loader, s.key.pass, s.key.seq, s.epoch, s.rows,
-                                             static_cast<std::uint64_t>(s.outcome),
-                                             s.model_version, s.last ? 1u : 0u});
+                                             static_cast<std::uint64_t>(s.outcome), s.model_version,
+                                             s.last ? 1u : 0u});
   }
   return out + "]";
 }
@@ -197,7 +197,8 @@ int Main(int argc, char** argv) {
   app.add_option("--sync-every", flags.sync_every, "Steps between two versions")
       ->check(CLI::PositiveNumber);
   app.add_option("--weight-floats", flags.weight_floats);
-  app.add_option("--bad", flags.bad, "VERSION:HOW: a version with a wrong nan, shape, dtype or name");
+  app.add_option("--bad", flags.bad,
+                 "VERSION:HOW: a version with a wrong nan, shape, dtype or name");
   app.add_option("--state", flags.state, "Resume from this file if it is there; write it");
   app.add_option("--checkpoint-every", flags.checkpoint_every)->check(CLI::PositiveNumber);
   app.add_option("--gate", flags.gate, "A file that says how many steps may be made");

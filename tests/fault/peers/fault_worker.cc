@@ -39,12 +39,12 @@ int Main(int argc, char** argv) {
   options.cost = {std::chrono::microseconds(cost_us), std::chrono::microseconds(cost_us_per_row)};
   options.refuse_non_finite = config->refuse_non_finite_weights;
   const EventLog log(events);
-  return RunWorker(*config, parent_pid,
-                   [&](const Frame& /*archive*/,
-                       ArtifactManifest manifest) -> Result<std::shared_ptr<Replica>> {
-                     return std::shared_ptr<Replica>(
-                         std::make_shared<FaultReplica>(std::move(manifest), options, &log));
-                   });
+  return RunWorker(
+      *config, parent_pid,
+      [&](const Frame& /*archive*/, ArtifactManifest manifest) -> Result<std::shared_ptr<Replica>> {
+        return std::shared_ptr<Replica>(
+            std::make_shared<FaultReplica>(std::move(manifest), options, &log));
+      });
 }
 
 }  // namespace

@@ -97,8 +97,7 @@ Result<TrainerState> ReadState(const std::string& path) {
   Reader reader(std::string(std::istreambuf_iterator<char>(file), {}));
   TrainerState state;
   SIFTD_ASSIGN_OR_RETURN(state.steps, reader.Number());
-  for (std::uint32_t* field :
-       {&state.rank, &state.world, &state.loader_count, &state.batch_size}) {
+  for (std::uint32_t* field : {&state.rank, &state.world, &state.loader_count, &state.batch_size}) {
     SIFTD_ASSIGN_OR_RETURN(const std::uint64_t value, reader.Number());
     *field = static_cast<std::uint32_t>(value);
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The worker's core and suspects of several loaders: only one is here at a time, so that a death
-// points at it.
+// What the worker's core holds back from the graph: suspects of several loaders, only one of which
+// is here at a time, so that a death points at it; batches that came before their run's weights.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -124,6 +124,38 @@ TEST_F(WorkerSuspects, AnotherLoadersIsGivenBackWhileOneWaits) {
   EXPECT_THAT(Send(1, true), ElementsAre(BatchKey{1, 0, 0}));
   DecideOne();
   EXPECT_EQ(graph_.size(), 1u) << "now it is scored";
+}
+
+// Bug: batches of a new run that were sent on credit of the run before were scored on that one's
+// weights.
+TEST_F(WorkerSuspects, BatchesOfANewRunWaitForItsWeights) {
+  Hello trainer = Greeting(Role::kTrainer);
+  trainer.session.counter = 2;
+  trainer.run = 2;
+  trainer.world = 1;
+  trainer.has_job_spec = true;
+  trainer.job_spec.mode = Mode::kSamples;
+  core_.OnMessage(kLoaders + 2, trainer, now_);
+  Hello publisher = Greeting(Role::kPublisher);
+  publisher.session.counter = 2;
+  publisher.run = 2;
+  core_.OnMessage(kLoaders + 3, publisher, now_);
+  Candidates c;
+  c.session = session_;
+  c.run = 2;
+  c.sample_id = {1};
+  core_.OnMessage(kLoaders, c, now_);
+  EXPECT_THAT(Collect(), IsEmpty());
+  EXPECT_THAT(graph_, IsEmpty());
+  ModelBegin begin;
+  begin.session = publisher.session;
+  begin.run = 2;
+  begin.version = 1;
+  begin.kind = ModelKind::kFull;
+  core_.OnMessage(kLoaders + 3, begin, now_);
+  core_.OnModelAck(ModelAck{publisher.session, 2, 1, ModelState::kApplied}, 0, "abc", now_);
+  EXPECT_THAT(Collect(), IsEmpty());
+  EXPECT_EQ(graph_.size(), 1u);
 }
 
 }  // namespace
