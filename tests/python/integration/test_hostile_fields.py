@@ -81,6 +81,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     run = time.time_ns()
     # A long liveness: the raw peers here send no heartbeats between the tests.
     flags = ["--artifact", str(path), "--allow-artifact-upload=false", "--liveness-ms", "600000"]
+    flags += ["--max-breaches", "1000000"]  # tests/unit/delivery/worker_doors_test.cc has those who are cut
     with Worker(folder, *flags) as worker:
         honest, monitor = HonestLoader(worker.endpoint, run), RawPeer(worker.endpoint)
         weights = WeightsSync([worker.endpoint], "default", run, scorer, 10**6)
