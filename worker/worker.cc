@@ -97,9 +97,9 @@ Status Worker::Start(ReplicaLoader load) {
     scorer_->Use(python_);
   } else if (!config_.artifact.empty()) {
     std::string note;
-    SIFTD_ASSIGN_OR_RETURN(core.artifact_sha256,
-                           LoadArtifactFile(config_.artifact, config_.artifact_sha256,
-                                            scorer_.get(), &note));
+    SIFTD_ASSIGN_OR_RETURN(
+        core.artifact_sha256,
+        LoadArtifactFile(config_.artifact, config_.artifact_sha256, scorer_.get(), &note));
     if (!note.empty()) log_->warn(note);
   }
   core.name = config_.name;
@@ -259,10 +259,9 @@ void Worker::TakeResults(MonoTime now) {
   for (ModelResult& result : results) {
     // Before the core admits batches that waited for this version.
     if (result.ack.state == ModelState::kApplied && result.artifact_sha256.empty()) {
-      graph_->RunInSelect([this, run = result.ack.run, version = result.ack.version,
-                           history = std::move(result.history)] {
-        selector_.SeedHistory(run, version, history);
-      });
+      graph_->RunInSelect(
+          [this, run = result.ack.run, version = result.ack.version,
+           history = std::move(result.history)] { selector_.SeedHistory(run, version, history); });
     }
     core_->OnModelAck(std::move(result.ack), result.step, result.artifact_sha256, now);
   }

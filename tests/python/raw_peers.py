@@ -23,7 +23,6 @@ F32, F64, I64 = artifact_pb2.DTYPE_FLOAT32, artifact_pb2.DTYPE_FLOAT64, artifact
 UNASKED = (wire_pb2.Heartbeat, wire_pb2.Credit, wire_pb2.PositionRequest, wire_pb2.EpochEnd)
 
 
-
 def job_spec(mode: int = wire_pb2.MODE_VERDICTS, **more: Any) -> Any:
     return wire_pb2.JobSpec(
         mode=mode, policy=policy_pb2.Policy(uniform=policy_pb2.UniformPolicy(keep=0.5)), seed=7, **more

@@ -9,7 +9,6 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,10 @@ import torch
 
 import siftd
 from raw_peers import F32, F64, I64, HonestLoader, RawPeer, batch, job_spec, messages_of, resident
-from siftd._wire import codec
-from siftd._wire.codec import LIMITS, policy_pb2, wire_pb2
 from siftd._weights.snapshotter import Snapshotter
 from siftd._weights.sync import WeightsSync
+from siftd._wire import codec
+from siftd._wire.codec import LIMITS, policy_pb2, wire_pb2
 from support import ROOT, Rows, Worker, toy_model
 
 MOST_GROWTH = 128 << 20  # bytes of the worker, over all tests here: a few of the largest headers
@@ -456,7 +455,9 @@ HELLOS: dict[str, tuple[dict[str, Any], int, str]] = {
         {"signature": [{"name": str(i), "dtype": F32, "shape": [-1]} for i in range(33)]},
         MALFORMED_CODE, "signature's length is 33",
     ),
-    "signature_size": ({"signature": [{"name": "x", "dtype": F32, "shape": [-2]}]}, MALFORMED_CODE, "signature[0].shape"),
+    "signature_size": (
+        {"signature": [{"name": "x", "dtype": F32, "shape": [-2]}]}, MALFORMED_CODE, "signature[0].shape",
+    ),
     "decided_descends": (
         {"decided": wire_pb2.Decided(**{"loader": [0], "pass": [0], "begin": [9], "end": [1]})},
         MALFORMED_CODE, "decided[0] is",
