@@ -285,7 +285,8 @@ SOUND: dict[str, list[Callable[[Any], Any]]] = {
         lambda m: wire_pb2.PositionRequest(run=m.run, loader=65535), lambda m: selected(m), lambda m: selected(m, 1),
     ],
     "a_verdict": [
-        lambda m: verdict(wire_pb2.Candidates(run=m.run, sample_id=[1])), lambda m: selected(m), lambda m: selected(m, 1),
+        lambda m: verdict(wire_pb2.Candidates(run=m.run, sample_id=[1])),
+        lambda m: selected(m), lambda m: selected(m, 1),
     ],
     "welcome_twice": [
         lambda m: wire_pb2.Welcome(worker_incarnation=7, heartbeat_ms=200, liveness_ms=5000, max_batch_bytes=1 << 20),
