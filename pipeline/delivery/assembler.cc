@@ -108,8 +108,8 @@ Status Assembler::CheckRoom(const std::vector<Tensor>& tensors, const std::strin
   std::uint64_t row = 0;
   for (const Tensor& t : tensors) row += t.row_bytes();
   if (row <= kMostBatchBytes / std::max(1u, options_.batch_size)) return OkStatus();
-  return InvalidArgument("a row has " + std::to_string(row) + " bytes" + of + "; allowed: at most " +
-                         std::to_string(kMostBatchBytes) + " for " +
+  return InvalidArgument("a row has " + std::to_string(row) + " bytes" + of +
+                         "; allowed: at most " + std::to_string(kMostBatchBytes) + " for " +
                          std::to_string(options_.batch_size) + " rows of a training batch");
 }
 

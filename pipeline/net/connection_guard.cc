@@ -23,7 +23,7 @@ constexpr Duration kLookEvery = milliseconds(250);
 constexpr Duration kLookSoon = milliseconds(20);  // while a connection has used up a quarter
 
 std::optional<ino_t> SocketInode(int fd) {
-  struct stat about{};
+  struct stat about {};
   if (fstat(fd, &about) != 0 || !S_ISSOCK(about.st_mode)) return std::nullopt;
   return about.st_ino;
 }

@@ -46,9 +46,9 @@ class ConnectionGuard {
     bool delivered = false;  // since the last look
     bool spoke = false;
     bool cut = false;
-    MonoTime since{};         // first seen
-    std::uint64_t base = 0;   // bytes received up to the last complete message, or a little more
-    std::uint64_t look = 0;   // number of the last look that found it
+    MonoTime since{};        // first seen
+    std::uint64_t base = 0;  // bytes received up to the last complete message, or a little more
+    std::uint64_t look = 0;  // number of the last look that found it
   };
 
   void LookAt(int fd, Connection& connection, MonoTime now);

@@ -36,8 +36,7 @@ ModelBegin Begin(Bytes& bytes, std::string* content) {
   begin.total_bytes = how & 16 ? bytes.Number<std::uint64_t>() : sum;
   begin.chunks = bytes.Number<std::uint32_t>();
   if (!(how & 32) && begin.chunk_bytes > 0 && begin.total_bytes > 0)
-    begin.chunks =
-        static_cast<std::uint32_t>((begin.total_bytes - 1) / begin.chunk_bytes + 1);
+    begin.chunks = static_cast<std::uint32_t>((begin.total_bytes - 1) / begin.chunk_bytes + 1);
   content->assign(bytes.Text(std::min(begin.total_bytes, kMostBytes)));
   content->resize(std::min(begin.total_bytes, kMostBytes));
   begin.sha256 = Sha256({reinterpret_cast<const std::uint8_t*>(content->data()), content->size()});

@@ -19,8 +19,8 @@ namespace {
 
 constexpr std::size_t kWorkers = 2;
 
-// What all clients have in common. `Owner` has Act(actions) and Step(bytes, op), called for ops that
-// are its own.
+// What all clients have in common. `Owner` has Act(actions) and Step(bytes, op), called for ops
+// that are its own.
 template <typename Core, typename Owner>
 class FuzzedClient {
  public:
@@ -60,7 +60,8 @@ class FuzzedClient {
   void Say(std::size_t worker, bool patch) {
     auto message = Decode(bytes_.SomeFrames());
     if (!message.ok())
-      return core_.OnLinkLost(worker, "sent what is no message: " + message.status().message(), now_);
+      return core_.OnLinkLost(worker, "sent what is no message: " + message.status().message(),
+                              now_);
     if (patch) std::visit([&](auto& m) { m.session = session_[worker]; }, *message);
     core_.OnMessage(worker, std::move(*message), now_);
   }
@@ -89,7 +90,9 @@ class FuzzedClient {
 };
 
 Tensor OneByteEach(std::size_t rows) {
-  return {"x", DType::kUInt8, {static_cast<std::int64_t>(rows)},
+  return {"x",
+          DType::kUInt8,
+          {static_cast<std::int64_t>(rows)},
           Frame::Adopt(std::vector<std::uint8_t>(rows))};
 }
 

@@ -35,7 +35,8 @@ std::vector<Case> Cases(const char* folder) {
 }
 
 std::string Name(const testing::TestParamInfo<Case>& info) {
-  std::string name = std::string(info.param.target.name) + "_" + info.param.file.filename().string();
+  std::string name =
+      std::string(info.param.target.name) + "_" + info.param.file.filename().string();
   for (char& c : name) {
     if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
   }

@@ -22,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 GRACE = 120  # seconds that a program may take to start and to end
 # Protobuf is built without the sanitizer: containers that it fills look too large to it.
 SANITIZERS = {
-    "ASAN_OPTIONS": "detect_container_overflow=0:detect_stack_use_after_return=1:allocator_may_return_null=0",
+    "ASAN_OPTIONS": "detect_container_overflow=0:detect_stack_use_after_return=0:allocator_may_return_null=0",
     "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
 }
 STATUS = re.compile(r"^#(\d+)\s.*?cov: (\d+)(?:.*exec/s: (\d+))?", re.MULTILINE)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The fuzz targets: functions that take any bytes and must come back, without a sanitizer's
-// complaint and with every Demand fulfilled. fuzz_main.cc runs one under libFuzzer, findings_test.cc
-// runs all over the findings of the past and the seeds. For tests only.
+// complaint and with every Demand fulfilled. fuzz_main.cc runs one under libFuzzer,
+// findings_test.cc runs all over the findings of the past and the seeds. For tests only.
 #pragma once
 
 #include <array>

@@ -120,7 +120,8 @@ def verdict(asked: Any, kept: Iterable[int] | None = None, **more: Any) -> Any:
     """A sound one: all rows of the Candidates, or `kept` of them."""
     rows = len(asked.sample_id)
     fields: dict[str, Any] = {
-        "outcome": wire_pb2.OUTCOME_DECIDED, "rows": rows, "kept": range(rows) if kept is None else kept, "column": "loss",
+        "outcome": wire_pb2.OUTCOME_DECIDED, "rows": rows, "column": "loss",
+        "kept": range(rows) if kept is None else kept,
     }  # fmt: skip
     message = wire_pb2.Verdict(run=asked.run, epoch=asked.epoch, decision=wire_pb2.Decision(**{**fields, **more}))
     message.key.CopyFrom(asked.key)

@@ -259,9 +259,10 @@ def test_the_trainer_grants_its_window_less_what_is_buffered() -> None:
     assert [m.batches for _, m in sent(core, wire_pb2.Credit)] == [2]
     tell(core, 0, selected(0, kept=3))  # 3 rows < batch_size: one more, at least
     assert [m.batches for _, m in sent(core, wire_pb2.Credit)] == []
-    tell(core, 0, selected(1, kept=3))
-    tell(core, 0, selected(2, kept=0))
+    tell(core, 0, selected(1, kept=0))
     assert [m.batches for _, m in sent(core, wire_pb2.Credit)] == [3], "an empty batch costs credit and gives it back"
+    tell(core, 0, selected(2, kept=3))
+    assert [m.batches for _, m in sent(core, wire_pb2.Credit)] == []
     core.consumed([(0, 0, 0)], 3, 0.0)
     assert [m.batches for _, m in sent(core, wire_pb2.Credit)] == [4]
 

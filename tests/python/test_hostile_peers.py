@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a worker may not do to the Python cores, by numbers that no honest one says: hang them, fill the memory, crash."""
+"""What a worker may not do to the Python cores, by numbers that no honest one says: hang, fill memory, crash."""
 
 from __future__ import annotations
 

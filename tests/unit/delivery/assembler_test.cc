@@ -64,7 +64,8 @@ std::vector<std::size_t> BatchSizes(Assembler& a) {
   return sizes;
 }
 
-// A bug once: memory for a whole batch of rows as large as the first one was asked for, however much.
+// A bug once: memory for a whole batch of rows as large as the first one was asked for, however
+// much.
 TEST(Assembler, ARowOfWhichNoBatchHasRoomIsRefused) {
   Assembler a({1 << 20, false});
   Selected rows = Rows(0, 1);

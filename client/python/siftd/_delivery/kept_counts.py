@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""KeptCounts: how many rows a rank accepted of each decided key, for a whole run: about 4 bytes a key. Pure; one thread.
+"""KeptCounts: how many rows a rank accepted of each decided key, for a whole run: 4 bytes a key. Pure; one thread.
 
 A duplicate is acked with the count of the first (rule 5). pipeline/delivery/kept_counts.h is the same in C++.
 """
