@@ -93,8 +93,9 @@ Status CheckDoors(const WorkerConfig& c) {
     return InvalidArgument("insecure_plaintext is true; allowed: false with key_file");
   const bool hex = c.artifact_sha256.find_first_not_of("0123456789abcdef") == std::string::npos;
   if (!c.artifact_sha256.empty() && (!hex || c.artifact_sha256.size() != 64)) {
-    return InvalidArgument("artifact_sha256 is '" + c.artifact_sha256 +
-                           "'; allowed: 64 lower-case hexadecimal digits, as sha256sum prints them");
+    return InvalidArgument(
+        "artifact_sha256 is '" + c.artifact_sha256 +
+        "'; allowed: 64 lower-case hexadecimal digits, as sha256sum prints them");
   }
   SIFTD_RETURN_IF_ERROR(InRange("max_peers", c.max_peers, 1, 65536));
   SIFTD_RETURN_IF_ERROR(InRange("max_hellos", c.max_hellos, 1, 1000000));

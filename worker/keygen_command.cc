@@ -53,7 +53,8 @@ Status MakeFolders(const std::string& folder) {
 Status CheckFree(const std::vector<std::string>& paths, bool force) {
   for (const std::string& path : paths) {
     if (!force && access(path.c_str(), F_OK) == 0) {
-      return FailedPrecondition("'" + path + "' is there already; --force replaces it, and whoever "
+      return FailedPrecondition("'" + path +
+                                "' is there already; --force replaces it, and whoever "
                                 "has the old key is shut out");
     }
   }
@@ -89,9 +90,10 @@ Status MakeWorkerKeys(const KeygenOptions& o) {
   const std::string base = o.folder + "/worker.key";
   SIFTD_RETURN_IF_ERROR(CheckFree({base, base + "_secret"}, o.force));
   SIFTD_RETURN_IF_ERROR(WriteSecretKeyFile(
-      base + "_secret", "SECRET key of siftd workers: for the workers' hosts alone", keys, o.force));
-  SIFTD_RETURN_IF_ERROR(WritePublicKeyFile(
-      base, "Public key of siftd workers: for every client", keys.public_key, o.force));
+      base + "_secret", "SECRET key of siftd workers: for the workers' hosts alone", keys,
+      o.force));
+  SIFTD_RETURN_IF_ERROR(WritePublicKeyFile(base, "Public key of siftd workers: for every client",
+                                           keys.public_key, o.force));
   std::printf(
       "%s_secret  secret: siftd worker --key-file %s_secret --client-keys %s\n"
       "%s         public: copy it beside each client's secret key\n",

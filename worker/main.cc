@@ -80,8 +80,9 @@ int Main(int argc, char** argv) {
   status->add_flag("--json", asked.json, "One JSON list on standard output");
   status->add_option("--keys", asked.keys, "Secret key file of a monitor, for workers with keys")
       ->envname("SIFTD_KEYS");
-  status->add_option("--worker-key", asked.worker_key,
-                     "The workers' public key file; default: worker.key beside --keys")
+  status
+      ->add_option("--worker-key", asked.worker_key,
+                   "The workers' public key file; default: worker.key beside --keys")
       ->envname("SIFTD_WORKER_KEY");
   status->add_option("--timeout-ms", timeout_ms, "Wait for answers at most this long")
       ->check(CLI::Range(1, 600000));
@@ -103,16 +104,20 @@ int Main(int argc, char** argv) {
       "A drop-in trainer needs loader and publisher, a stream's trainer trainer and publisher, a\n"
       "loader process loader, `siftd status` monitor. SECURITY.md says more.");
   KeygenOptions made;
-  CLI::App* worker_keys = keygen->add_subcommand("worker", "A worker's pair, and folders for clients");
+  CLI::App* worker_keys =
+      keygen->add_subcommand("worker", "A worker's pair, and folders for clients");
   worker_keys->footer("example: siftd keygen worker keys");
-  CLI::App* client_keys = keygen->add_subcommand("client", "A client's pair, allowed in some roles");
+  CLI::App* client_keys =
+      keygen->add_subcommand("client", "A client's pair, allowed in some roles");
   client_keys->footer("example: siftd keygen client keys --name alice --role loader");
   for (CLI::App* command : {worker_keys, client_keys}) {
-    command->add_option("DIR", made.folder, "Folder of the keys; made if it is not there")->required();
+    command->add_option("DIR", made.folder, "Folder of the keys; made if it is not there")
+        ->required();
     command->add_flag("--force", made.force, "Replace keys that are there");
   }
   client_keys->add_option("--name", made.name, "In file names and logs")->required();
-  client_keys->add_option("--role", made.roles, "loader, trainer, publisher or monitor; may be repeated")
+  client_keys
+      ->add_option("--role", made.roles, "loader, trainer, publisher or monitor; may be repeated")
       ->required();
 
   CLI::App* version =

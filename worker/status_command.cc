@@ -118,8 +118,7 @@ int RunStatus(const StatusOptions& options) {
         settle(received.worker);
         [[maybe_unused]] const auto sent =  // its session need not wait for its silence
             pool.Send(received.worker, Encode(Goodbye{session, GoodbyeReason::kLeaving, 0}));
-      } else if (const auto* error = std::get_if<ErrorMessage>(&*message);
-                 error && error->fatal) {
+      } else if (const auto* error = std::get_if<ErrorMessage>(&*message); error && error->fatal) {
         refused[received.worker] = error->text + "; " + error->hint;
         settle(received.worker);
       }

@@ -20,7 +20,8 @@ class RateLimit {
 
   // True: `who` may; it counts.
   [[nodiscard]] bool Take(const std::string& who, MonoTime now) {
-    if (buckets_.size() >= kNames) std::erase_if(buckets_, [&](const auto& b) { return Full(b, now); });
+    if (buckets_.size() >= kNames)
+      std::erase_if(buckets_, [&](const auto& b) { return Full(b, now); });
     if (buckets_.size() >= kNames && !buckets_.contains(who)) return false;
     const auto [it, fresh] = buckets_.try_emplace(who, Bucket{burst_, now});
     Bucket& bucket = it->second;

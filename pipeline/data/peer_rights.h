@@ -12,7 +12,9 @@ namespace siftd {
 // A set of roles, one bit each.
 using RoleSet = std::uint8_t;
 
-constexpr RoleSet RoleBit(Role role) { return static_cast<RoleSet>(1u << static_cast<unsigned>(role)); }
+constexpr RoleSet RoleBit(Role role) {
+  return static_cast<RoleSet>(1u << static_cast<unsigned>(role));
+}
 inline constexpr RoleSet kAllRoles = RoleBit(Role::kLoader) | RoleBit(Role::kTrainer) |
                                      RoleBit(Role::kPublisher) | RoleBit(Role::kMonitor);
 // "loader, publisher"; "none"

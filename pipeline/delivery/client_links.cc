@@ -87,8 +87,8 @@ void ClientLinks::Refused(std::size_t w, const std::string& why, bool for_good, 
   if (link.refused != why) log_.push_back(link.name + ": " + why);
   link.refused = why;
   link.refused_for_good = for_good;
-  const bool all = std::all_of(links_.begin(), links_.end(),
-                               [](const Link& l) { return l.refused_for_good; });
+  const bool all =
+      std::all_of(links_.begin(), links_.end(), [](const Link& l) { return l.refused_for_good; });
   if (all && !identity_->welcomed && failure_.ok())
     failure_ = FailedPrecondition(link.name + ": " + why);
 }

@@ -37,13 +37,16 @@ WorkerPeer& WorkerCore::Impl::Know(PeerHandle peer) {
 void WorkerCore::OnPeer(PeerHandle peer, PeerRights rights, MonoTime now) {
   Impl& m = *impl_;
   WorkerPeer& known = m.Know(peer);
-  known.rights = std::move(rights);
+  const PeerRights before = std::exchange(known.rights, std::move(rights));
   const auto seat = m.seat_of.find(peer);
   if (seat == m.seat_of.end() || known.rights.Allows(seat->second.role)) return;
   const Seat held = seat->second;
-  m.Refuse(peer, m.sessions.at(held).id, ErrorCode::kNotAllowed,
-           std::string("the key of this connection may not be a ") + RoleName(held.role) + " any more",
-           "connect with a key that lies in that role's folder of the worker's client_keys", true);
+  m.Refuse(
+      peer, m.sessions.at(held).id, ErrorCode::kNotAllowed,
+      std::string("the key of this connection may not be a ") + RoleName(held.role) + " any more",
+      "connect with a key that lies in that role's folder of the worker's client_keys", true);
+  m.actions.log.push_back(Who(peer, before) + " is no " + RoleName(held.role) +
+                          " any more: its key was taken away");
   m.EndSession(held, now, "its key was taken away");
   m.actions.cut.push_back(peer);
 }
@@ -60,10 +63,11 @@ bool WorkerCore::Impl::CheckDoor(PeerHandle from, const Hello& hello, MonoTime n
   if (rights.Allows(hello.role)) return true;
   const std::string text = "role is " + std::string(RoleName(hello.role)) + "; allowed for key '" +
                            rights.key + "': " + RoleNames(rights.roles);
-  Refuse(from, hello.session, ErrorCode::kNotAllowed, text,
-         "use a key of that role, or put this one's .key file into that role's folder of the worker's "
-         "client_keys",
-         true);
+  Refuse(
+      from, hello.session, ErrorCode::kNotAllowed, text,
+      "use a key of that role, or put this one's .key file into that role's folder of the worker's "
+      "client_keys",
+      true);
   actions.log.push_back(Who(from, rights) + " refused: " + text);
   Breach(from, text, now);
   return false;
@@ -71,8 +75,10 @@ bool WorkerCore::Impl::CheckDoor(PeerHandle from, const Hello& hello, MonoTime n
 
 bool WorkerCore::Impl::CheckRoom(PeerHandle from, const Hello& hello, const Seat& seat) {
   if (sessions.contains(seat) || seat_of.contains(from)) return true;  // a place of its own
-  const auto monitors = static_cast<std::size_t>(std::count_if(
-      sessions.begin(), sessions.end(), [](const auto& s) { return s.first.role == Role::kMonitor; }));
+  const auto monitors =
+      static_cast<std::size_t>(std::count_if(sessions.begin(), sessions.end(), [](const auto& s) {
+        return s.first.role == Role::kMonitor;
+      }));
   const bool monitor = hello.role == Role::kMonitor;
   const std::size_t most = monitor ? std::max(1u, options.max_peers / 4) : options.max_peers;
   const std::size_t there = monitor ? monitors : sessions.size() - monitors;

@@ -42,9 +42,14 @@ std::string Explain(net::HandshakeWatch::Outcome outcome, const std::optional<Cl
                 : "handshake refused: the worker takes encrypted connections only; give keys "
                   "(made by `siftd keygen client`; SIFTD_KEYS)";
   }
-  if (!keys) return "handshake failed: what listens there speaks another protocol; is it a siftd worker?";
+  // Also where the worker noticed first that one side encrypts and the other does not.
+  if (!keys) {
+    return "handshake failed: what listens there speaks another protocol; is it a siftd worker, "
+           "and "
+           "one without keys?";
+  }
   return "handshake failed: the connection ends in it; is '" + keys->worker_file +
-         "' the public key of the worker there, and is it a siftd worker?";
+         "' the public key of the worker there, and was that started with keys?";
 }
 
 }  // namespace
@@ -78,9 +83,9 @@ struct DealerPool::Impl {
   zmq::context_t context{1};
   std::vector<Link> links;
   const int epoll;
-  std::vector<std::size_t> ready;  // links that had messages
-  std::vector<std::size_t> ask;    // links that may have some
-  std::size_t turn = 0;            // in `ready`
+  std::vector<std::size_t> ready;    // links that had messages
+  std::vector<std::size_t> ask;      // links that may have some
+  std::size_t turn = 0;              // in `ready`
   std::vector<std::size_t> watched;  // links that are not connected yet
   std::vector<Refused> refused;
   std::uint64_t watches = 0;

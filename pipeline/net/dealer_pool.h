@@ -55,7 +55,7 @@ class DealerPool {
   // A connection that does not come about.
   struct Refused {
     std::size_t worker = 0;
-    std::string why;      // and what to do
+    std::string why;        // and what to do
     bool for_good = false;  // the worker's word: time alone changes nothing
   };
   // Those since the last call, as of the last Poll. They are tried again every few seconds.

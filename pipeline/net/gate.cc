@@ -68,9 +68,14 @@ void Gate::Run() {
       zmq::poll(items.data(), items.size(), kLookEvery);
       Answer();
       while (const auto outcome = watch_->Next()) {
-        if (*outcome == HandshakeWatch::Outcome::kOtherMechanism) TurnAway("a peer does not encrypt");
+        // Who notices first that the other side does not encrypt closes the connection.
+        if (*outcome == HandshakeWatch::Outcome::kEnded)
+          TurnAway("a connection ended in its handshake; does the peer use keys?");
+        if (*outcome == HandshakeWatch::Outcome::kOtherMechanism)
+          TurnAway("a peer does not encrypt");
         if (*outcome == HandshakeWatch::Outcome::kBroken)
-          TurnAway("a peer's handshake is none, or takes this worker for another one (its worker.key)");
+          TurnAway(
+              "a peer's handshake is none, or takes this worker for another one (its worker.key)");
       }
       if (Now() - looked_ >= kLookEvery) Look();
     } catch (const zmq::error_t& e) {
@@ -87,14 +92,16 @@ void Gate::Answer() {
     std::string why = "no CURVE key";
     char key[41] = "";
     constexpr std::size_t kCredentials = 6;
-    if (request.size() > kCredentials && request[5] == "CURVE" && request[kCredentials].size() == 32) {
+    if (request.size() > kCredentials && request[5] == "CURVE" &&
+        request[kCredentials].size() == 32) {
       zmq_z85_encode(key, reinterpret_cast<const std::uint8_t*>(request[kCredentials].data()), 32);
       status = Judge(key, request[3], &why);
     }
     const bool in = status == "200";
     if (!in) TurnAway(why);
-    const std::array<std::string, 6> reply{"1.0", request.size() > 1 ? request[1] : "", status,
-                                           in ? "" : "refused", in ? key : "", ""};
+    const std::array<std::string, 6> reply{"1.0",         request.size() > 1 ? request[1] : "",
+                                           status,        in ? "" : "refused",
+                                           in ? key : "", ""};
     for (std::size_t i = 0; i < reply.size(); ++i) {
       asked_.send(zmq::buffer(reply[i]),
                   i + 1 < reply.size() ? zmq::send_flags::sndmore : zmq::send_flags::none);
@@ -107,8 +114,8 @@ std::string Gate::Judge(const std::string& key, const std::string& address, std:
   const auto table = ring_->table();
   const auto holder = table->find(key);
   if (holder == table->end()) {
-    *why = "key " + key + " from " + (address.empty() ? "this host" : address) + " is in no folder of " +
-           ring_->folder();
+    *why = "key " + key + " from " + (address.empty() ? "this host" : address) +
+           " is in no folder of " + ring_->folder();
     return "400";
   }
   if (!handshakes_.Take(key, Now())) {

@@ -76,7 +76,8 @@ Result<std::string> ReadKeyText(const std::string& path, bool secret) {
   while (size < text.size()) {
     const ssize_t got = read(file.fd(), text.data() + size, text.size() - size);
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return InvalidArgument("cannot read key file '" + path + "': " + std::strerror(errno));
+    if (got < 0)
+      return InvalidArgument("cannot read key file '" + path + "': " + std::strerror(errno));
     if (got == 0) break;
     size += static_cast<std::size_t>(got);
   }
@@ -116,7 +117,8 @@ std::string ValueOf(std::string_view text, std::string_view field) {
 
 Status CheckKey(const std::string& path, const char* field, const std::string& key) {
   std::array<std::uint8_t, 32> bytes{};
-  if (key.size() == kKeyText && zmq_z85_decode(bytes.data(), key.c_str()) != nullptr) return OkStatus();
+  if (key.size() == kKeyText && zmq_z85_decode(bytes.data(), key.c_str()) != nullptr)
+    return OkStatus();
   return InvalidArgument("key file '" + path + "': " + field +
                          (key.empty() ? " is not there" : " is no key") +
                          "; allowed: 40 characters of Z85, as `siftd keygen` writes them");
@@ -126,12 +128,14 @@ Status WriteWhole(const std::string& path, const std::string& text, mode_t mode,
   const std::string partial = path + ".partial";
   const std::string failed = "cannot write key file '" + path + "': ";
   if (!force && access(path.c_str(), F_OK) == 0) {
-    return FailedPrecondition("'" + path + "' is there already; --force replaces it, and whoever has "
+    return FailedPrecondition("'" + path +
+                              "' is there already; --force replaces it, and whoever has "
                               "the old key is shut out");
   }
   unlink(partial.c_str());
   {
-    const File file(open(partial.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, mode));
+    const File file(
+        open(partial.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, mode));
     if (file.fd() < 0) return Unavailable(failed + std::strerror(errno));
     // Whatever the umask is.
     if (fchmod(file.fd(), mode) != 0 ||
@@ -143,7 +147,8 @@ Status WriteWhole(const std::string& path, const std::string& text, mode_t mode,
     }
   }
   // link() does not replace a file that another process made meanwhile.
-  const int rc = force ? rename(partial.c_str(), path.c_str()) : link(partial.c_str(), path.c_str());
+  const int rc =
+      force ? rename(partial.c_str(), path.c_str()) : link(partial.c_str(), path.c_str());
   const std::string why = std::strerror(errno);
   unlink(partial.c_str());
   return rc == 0 ? OkStatus() : Unavailable(failed + why);
@@ -164,7 +169,8 @@ Result<CurveKeys> MakeCurveKeys() {
   char public_key[kKeyText + 1];
   char secret_key[kKeyText + 1];
   if (zmq_curve_keypair(public_key, secret_key) != 0)
-    return Unavailable(std::string("this libzmq makes no CURVE keys: ") + zmq_strerror(zmq_errno()));
+    return Unavailable(std::string("this libzmq makes no CURVE keys: ") +
+                       zmq_strerror(zmq_errno()));
   return CurveKeys{public_key, secret_key};
 }
 
@@ -175,8 +181,9 @@ Result<CurveKeys> ReadSecretKeyFile(const std::string& path) {
   SIFTD_RETURN_IF_ERROR(CheckKey(path, "secret-key", keys.secret_key));
   char derived[kKeyText + 1];
   if (zmq_curve_public(derived, keys.secret_key.c_str()) != 0 || keys.public_key != derived) {
-    return InvalidArgument("key file '" + path +
-                           "': public-key and secret-key are of different pairs; make keys by `siftd keygen`");
+    return InvalidArgument(
+        "key file '" + path +
+        "': public-key and secret-key are of different pairs; make keys by `siftd keygen`");
   }
   return keys;
 }
@@ -198,7 +205,8 @@ Result<ClientKeys> ReadClientKeys(const std::string& keys, const std::string& wo
   found.worker_file = worker_key;
   if (worker_key.empty()) {
     const std::size_t slash = keys.rfind('/');
-    found.worker_file = (slash == std::string::npos ? "" : keys.substr(0, slash + 1)) + "worker.key";
+    found.worker_file =
+        (slash == std::string::npos ? "" : keys.substr(0, slash + 1)) + "worker.key";
   }
   SIFTD_ASSIGN_OR_RETURN(found.own, ReadSecretKeyFile(keys));
   SIFTD_ASSIGN_OR_RETURN(found.worker, ReadPublicKeyFile(found.worker_file));
@@ -222,7 +230,8 @@ Status CheckOnlyOwnerWrites(const std::string& path) {
   SIFTD_RETURN_IF_ERROR(CheckOwner(path, s));
   if ((s.st_mode & 022) != 0) {
     return InvalidArgument("'" + path + "' has mode " + Mode(s) +
-                           ", so that others may write it; allowed: 0755 (chmod go-w " + path + ")");
+                           ", so that others may write it; allowed: 0755 (chmod go-w " + path +
+                           ")");
   }
   return OkStatus();
 }

@@ -31,7 +31,8 @@ std::optional<std::vector<std::string>> Names(const std::string& folder) {
 }
 
 bool IsKey(const std::string& name) {
-  return name.size() > kSuffix.size() && std::string_view(name).substr(name.size() - kSuffix.size()) == kSuffix;
+  return name.size() > kSuffix.size() &&
+         std::string_view(name).substr(name.size() - kSuffix.size()) == kSuffix;
 }
 
 std::optional<Role> RoleOf(const std::string& name) {
@@ -46,9 +47,10 @@ std::string Stamp(const std::string& path) {
   struct stat s {};
   if (stat(path.c_str(), &s) != 0) return path + " gone\n";
   return path + " " + std::to_string(s.st_dev) + " " + std::to_string(s.st_ino) + " " +
-         std::to_string(s.st_mode) + " " + std::to_string(s.st_uid) + " " + std::to_string(s.st_size) +
-         " " + std::to_string(s.st_mtim.tv_sec) + "." + std::to_string(s.st_mtim.tv_nsec) + " " +
-         std::to_string(s.st_ctim.tv_sec) + "." + std::to_string(s.st_ctim.tv_nsec) + "\n";
+         std::to_string(s.st_mode) + " " + std::to_string(s.st_uid) + " " +
+         std::to_string(s.st_size) + " " + std::to_string(s.st_mtim.tv_sec) + "." +
+         std::to_string(s.st_mtim.tv_nsec) + " " + std::to_string(s.st_ctim.tv_sec) + "." +
+         std::to_string(s.st_ctim.tv_nsec) + "\n";
 }
 
 std::string StampAll(const std::string& folder) {
@@ -66,7 +68,8 @@ std::string StampAll(const std::string& folder) {
 // For logs: the file's name, with nothing in it that could make a log line another one.
 std::string PrintableName(const std::string& file) {
   std::string name = file.substr(0, file.size() - kSuffix.size());
-  std::replace_if(name.begin(), name.end(), [](char c) { return c < '!' || c > '~'; }, '?');
+  std::replace_if(
+      name.begin(), name.end(), [](char c) { return c < '!' || c > '~'; }, '?');
   return name;
 }
 
@@ -75,7 +78,8 @@ void ReadRole(const std::string& folder, Role role, KeyRing::Table* table,
   const auto note = [&](const Status& s) { problems->push_back(s.message()); };
   if (const Status s = CheckOnlyOwnerWrites(folder); !s.ok()) return note(s);
   const auto names = Names(folder);
-  if (!names) return note(InvalidArgument("cannot read folder '" + folder + "': " + std::strerror(errno)));
+  if (!names)
+    return note(InvalidArgument("cannot read folder '" + folder + "': " + std::strerror(errno)));
   for (const std::string& name : *names) {
     if (!IsKey(name)) continue;
     const auto key = ReadPublicKeyFile(folder + "/" + name);
@@ -106,8 +110,9 @@ KeyRing::Table ReadAll(const std::string& folder, std::vector<std::string>* prob
     if (role) {
       ReadRole(folder + "/" + name, *role, &table, problems);
     } else {
-      problems->push_back("'" + folder + "/" + name +
-                          "' is of no role; allowed in it: folders loader, trainer, publisher, monitor");
+      problems->push_back(
+          "'" + folder + "/" + name +
+          "' is of no role; allowed in it: folders loader, trainer, publisher, monitor");
     }
   }
   return table;

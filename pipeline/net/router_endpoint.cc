@@ -60,7 +60,11 @@ struct RouterEndpoint::Impl {
     bool cut = false;
   };
 
-  PeerRights Judge(const Peer& peer) const;
+  // By the keys of this moment: a new one may come with its first peer.
+  std::shared_ptr<const KeyRing::Table> Keys() const {
+    return gate == nullptr ? nullptr : gate->ring().table();
+  }
+  static PeerRights Judge(const Peer& peer, const KeyRing::Table* keys);
   // The peer that sent `frames`: its routing id, and at least one part.
   std::uint64_t Find(const Frames& frames, bool* fresh);
   void Drop(std::unordered_map<std::uint64_t, Peer>::iterator peer);
@@ -74,12 +78,11 @@ struct RouterEndpoint::Impl {
   std::unordered_map<std::string, std::uint64_t> peer_of;  // by routing id
   std::unordered_map<std::uint64_t, Peer> peers;
   std::deque<std::uint64_t> cut;  // oldest first
-  std::shared_ptr<const KeyRing::Table> keys;
-  std::uint64_t generation = 0;  // of `keys`
+  std::uint64_t generation = 0;   // of the keys, at the last TakeChanged
 };
 
-PeerRights RouterEndpoint::Impl::Judge(const Peer& peer) const {
-  if (gate == nullptr) return {"", peer.address, kAllRoles};
+PeerRights RouterEndpoint::Impl::Judge(const Peer& peer, const KeyRing::Table* keys) {
+  if (keys == nullptr) return {"", peer.address, kAllRoles};
   const auto holder = keys->find(peer.key);
   if (holder == keys->end()) return {"", peer.key, 0};
   return {holder->second.name, peer.key, holder->second.roles};
@@ -100,7 +103,7 @@ std::uint64_t RouterEndpoint::Impl::Find(const Frames& frames, bool* fresh) {
   const std::uint64_t handle = next_peer++;
   peer_of.emplace(id, handle);
   Peer peer{id, std::move(key), net::Property(frames[1], "Peer-Address"), {}, false};
-  peer.told = Judge(peer);
+  peer.told = Judge(peer, Keys().get());
   peers.emplace(handle, std::move(peer));
   return handle;
 }
@@ -135,7 +138,6 @@ Result<std::unique_ptr<RouterEndpoint>> RouterEndpoint::Bind(const RouterOptions
     std::unique_ptr<RouterEndpoint> router(new RouterEndpoint(std::move(impl)));
     Impl& m = *router->impl_;
     if (ring != nullptr) {
-      m.keys = ring->table();
       m.generation = ring->generation();
       m.gate =
           std::make_unique<net::Gate>(m.context, std::move(ring), options.handshakes, options.log);
@@ -199,9 +201,9 @@ std::vector<std::uint64_t> RouterEndpoint::TakeChanged() {
   std::vector<std::uint64_t> changed;
   if (m.gate == nullptr || m.gate->ring().generation() == m.generation) return changed;
   m.generation = m.gate->ring().generation();  // before the table: a newer one is taken again
-  m.keys = m.gate->ring().table();
+  const auto keys = m.Keys();
   for (auto& [handle, peer] : m.peers) {
-    PeerRights now = m.Judge(peer);
+    PeerRights now = Impl::Judge(peer, keys.get());
     if (now == peer.told) continue;
     peer.told = std::move(now);
     changed.push_back(handle);

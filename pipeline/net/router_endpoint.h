@@ -28,9 +28,9 @@ struct RouterOptions {
   net::GuardLimits guard;     // beyond them a connection is cut
 
   // With both, connections are encrypted, and only keys of the folder connect.
-  std::string key_file;       // secret, of this end
-  std::string client_keys;    // folder: KeyRing
-  double handshakes = 200;    // a second of one key, on average
+  std::string key_file;                         // secret, of this end
+  std::string client_keys;                      // folder: KeyRing
+  double handshakes = 200;                      // a second of one key, on average
   std::function<void(const std::string&)> log;  // whom the gate turned away; any thread
 };
 

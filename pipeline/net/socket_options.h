@@ -27,8 +27,8 @@ enum class ReceiveOutcome { kNothing, kMessage, kTooManyFrames };
 ReceiveOutcome ReceiveAll(zmq::socket_t& socket, std::size_t max_frames, Frames* frames,
                           int* source = nullptr);
 
-// What libzmq knows of the sender of a part that ReceiveAll gave ("User-Id", "Peer-Address"); empty:
-// nothing.
+// What libzmq knows of the sender of a part that ReceiveAll gave ("User-Id", "Peer-Address");
+// empty: nothing.
 std::string Property(const Frame& part, const char* name);
 
 // A message part that shares the Frame's bytes; small ones are copied.

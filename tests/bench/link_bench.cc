@@ -96,7 +96,8 @@ class BenchKeys {
     std::string name = "/tmp/siftd-bench-keys-XXXXXX";
     if (mkdtemp(name.data()) == nullptr) Die("no folder for keys");
     folder_ = name;
-    for (const char* below : {"/clients", "/clients/loader"}) mkdir((folder_ + below).c_str(), 0755);
+    for (const char* below : {"/clients", "/clients/loader"})
+      mkdir((folder_ + below).c_str(), 0755);
     const CurveKeys worker = Must(MakeCurveKeys());
     client.own = Must(MakeCurveKeys());
     client.worker = worker.public_key;
@@ -227,7 +228,8 @@ LinkRate Run(const std::string& arm, const std::string& endpoint, const LinkLoad
   if (arm == "dealer") return RunRaw(RawPattern::kDealerRouter, endpoint, load);
   if (arm == "curve") return RunRaw(RawPattern::kPushPullCurve, endpoint, load);
   if (arm == "memfd") return RunMemfd(load);
-  Die("ARM is '" + arm + "'; allowed: candidates, selected, each with -curve, push, dealer, curve, memfd");
+  Die("ARM is '" + arm +
+      "'; allowed: candidates, selected, each with -curve, push, dealer, curve, memfd");
 }
 
 }  // namespace

@@ -41,8 +41,7 @@ struct BatchLink::Impl {
         core(VerdictsOptions(options.hello), 0, Now()),
         maker(options.batches),
         breaker(options.starve_timeout),
-        io(&core, &mu,
-           WithLog(options.client, [this](const std::string& line) { door.Log(line); }),
+        io(&core, &mu, WithLog(options.client, [this](const std::string& line) { door.Log(line); }),
            {[this](MonoTime now) { OnTurn(now); }, [this](LoaderActions& a) { Acted(a); }, {}}) {
     core.TakePosition();
   }

@@ -16,8 +16,8 @@ class PyBatchLink {
  public:
   PyBatchLink(std::vector<std::string> endpoints, const std::vector<std::string>& hello,
               std::uint32_t batch_size, std::uint32_t prefetch, bool carry,
-              std::size_t history_length, std::vector<float> history, double starve_timeout, std::string keys,
-              std::string worker_key)
+              std::size_t history_length, std::vector<float> history, double starve_timeout,
+              std::string keys, std::string worker_key)
       : hello_(ParseHello(hello)),
         link_({Client(std::move(endpoints), std::move(keys), std::move(worker_key)),
                hello_,
@@ -136,7 +136,8 @@ void BindBatchLink(py::module_& m) {
   using L = PyBatchLink;
   py::class_<L>(m, "BatchLink")
       .def(py::init<std::vector<std::string>, const std::vector<std::string>&, std::uint32_t,
-                    std::uint32_t, bool, std::size_t, std::vector<float>, double, std::string, std::string>(),
+                    std::uint32_t, bool, std::size_t, std::vector<float>, double, std::string,
+                    std::string>(),
            py::arg("endpoints"), py::arg("hello"), py::arg("batch_size"), py::arg("prefetch"),
            py::arg("carry"), py::arg("history_length"), py::arg("history"),
            py::arg("starve_timeout"), py::arg("keys") = "", py::arg("worker_key") = "")

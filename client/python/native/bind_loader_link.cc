@@ -111,8 +111,7 @@ void BindLoaderLink(py::module_& m) {
   py::class_<L>(m, "LoaderLink")
       .def(py::init<std::vector<std::string>, const std::vector<std::string>&, std::string,
                     std::string>(),
-           py::arg("endpoints"), py::arg("hello"), py::arg("keys") = "",
-           py::arg("worker_key") = "")
+           py::arg("endpoints"), py::arg("hello"), py::arg("keys") = "", py::arg("worker_key") = "")
       .def("start", &L::Start)
       .def("stop", &L::Stop)
       .def("offer", &L::Offer, py::arg("number"), py::arg("seq"), py::arg("epoch"), py::arg("ids"),

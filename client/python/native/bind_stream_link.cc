@@ -18,8 +18,8 @@ class PyStreamLink {
                std::uint32_t prefetch, bool endless, bool drop_last, std::size_t history_length,
                std::vector<float> history, std::string keys, std::string worker_key)
       : link_({Client(std::move(endpoints), std::move(keys), std::move(worker_key)),
-               ParseHello(hello), loader_count, batch_size, window, prefetch,
-               endless, drop_last, history_length, std::move(history)}) {}
+               ParseHello(hello), loader_count, batch_size, window, prefetch, endless, drop_last,
+               history_length, std::move(history)}) {}
 
   void Start() {
     const py::gil_scoped_release unlocked;

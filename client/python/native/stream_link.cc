@@ -43,8 +43,7 @@ struct StreamLink::Impl {
         assembler({options.batch_size, options.drop_last}),
         recent(options.history_length),
         core(CoreOptions(options), 0, Now()),
-        io(&core, &mu,
-           WithLog(options.client, [this](const std::string& line) { door.Log(line); }),
+        io(&core, &mu, WithLog(options.client, [this](const std::string& line) { door.Log(line); }),
            {[this](MonoTime now) { OnTurn(now); }, [this](TrainerActions& a) { TakeIn(a); },
             [this] { HandOn(); }}) {
     recent.Add(options.history);

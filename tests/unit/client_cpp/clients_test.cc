@@ -69,8 +69,10 @@ TEST(LoaderClient, ARefusedHandshakeEndsTheWaitAndNamesEndpointAndStage) {
 }
 
 TEST(LoaderClient, UnsoundKeysAreToldBeforeItConnects) {
-  LoaderOptions options{.client = {.endpoints = {"tcp://127.0.0.1:1"}, .keys = "/nowhere.key_secret"}};
-  EXPECT_THAT(LoaderClient::Connect(options).status().message(), HasSubstr("'/nowhere.key_secret'"));
+  LoaderOptions options{
+      .client = {.endpoints = {"tcp://127.0.0.1:1"}, .keys = "/nowhere.key_secret"}};
+  EXPECT_THAT(LoaderClient::Connect(options).status().message(),
+              HasSubstr("'/nowhere.key_secret'"));
 }
 
 TEST(LoaderClient, OfferBeforeNextPassIsRefused) {

@@ -20,7 +20,8 @@ TEST(ClientOptions, RefusalsNameFieldValueAndWhatIsAllowed) {
               HasSubstr("'worker:7070'; allowed: tcp://"));
   ClientOptions half = kClient;
   half.worker_key = "worker.key";
-  EXPECT_THAT(Validate(half).message(), HasSubstr("worker_key is 'worker.key'; allowed: only with keys"));
+  EXPECT_THAT(Validate(half).message(),
+              HasSubstr("worker_key is 'worker.key'; allowed: only with keys"));
   ClientOptions no_job = kClient;
   no_job.job = "";
   EXPECT_THAT(Validate(no_job).message(), HasSubstr("job is empty"));

@@ -74,7 +74,8 @@ TEST_F(LoaderCoreTest, WhenEveryWorkerRefusesTheHandshakeNothingMoreWillHappen) 
   core->NameWorker(0, "tcp://a:1");
   core->OnRefused(0, "no such key", true, d->now);
   EXPECT_TRUE(core->failure().ok()) << "the other one may still take it";
-  EXPECT_THAT(core->WaitingFor(d->now), HasSubstr("tcp://a:1: no Welcome since 0.0 s: no such key"));
+  EXPECT_THAT(core->WaitingFor(d->now),
+              HasSubstr("tcp://a:1: no Welcome since 0.0 s: no such key"));
   core->OnRefused(1, "cut in the handshake", false, d->now);
   EXPECT_TRUE(core->failure().ok()) << "that may be chance";
   core->OnRefused(1, "no such key", true, d->now);
@@ -477,7 +478,8 @@ TEST_F(LoaderCoreTest, TwoDeathsAloneSendItUnscored) {
   EXPECT_TRUE(rejected->tensors.empty()) << "so that the worker rejects it";
 }
 
-// Bug: it waited at the worker behind another loader's suspect, and was blamed for that one's deaths.
+// Bug: it waited at the worker behind another loader's suspect, and was blamed for that one's
+// deaths.
 TEST_F(LoaderCoreTest, ASuspectThatIsGivenBackIsTriedAgainLaterAndNotBlamed) {
   Ready();
   Offer(Batch(0));

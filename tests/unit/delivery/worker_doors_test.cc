@@ -77,7 +77,8 @@ TEST_F(WorkerDoors, AKeyOpensItsOwnRolesAlone) {
     const ErrorMessage error = Refusal(1, Greeting(role));
     EXPECT_EQ(error.code, ErrorCode::kNotAllowed);
     EXPECT_TRUE(error.fatal);
-    EXPECT_THAT(error.text, AllOf(HasSubstr(RoleName(role)), HasSubstr("'alice'"), HasSubstr("loader")));
+    EXPECT_THAT(error.text,
+                AllOf(HasSubstr(RoleName(role)), HasSubstr("'alice'"), HasSubstr("loader")));
     EXPECT_THAT(actions_.log, Contains(HasSubstr("'alice' refused")));
   }
   EXPECT_EQ(core_->Snapshot(now_).run, 0u) << "a refused publisher begins no run";
@@ -105,6 +106,7 @@ TEST_F(WorkerDoors, ASessionEndsWithItsKey) {
   EXPECT_EQ(error.code, ErrorCode::kNotAllowed);
   EXPECT_TRUE(error.fatal);
   EXPECT_THAT(actions_.cut, Contains(1u));
+  EXPECT_THAT(actions_.log, Contains(AllOf(HasSubstr("'alice'"), HasSubstr("taken away"))));
   EXPECT_TRUE(core_->Snapshot(now_).peers.empty());
 }
 

@@ -96,25 +96,30 @@ TEST_F(KeyFiles, WhatIsNoKeyIsRefusedByFieldWithoutShowingIt) {
   };
   for (const auto& c : cases) {
     const Status status = ReadSecretKeyFile(File(c.text)).status();
-    EXPECT_THAT(status.message(), AllOf(HasSubstr(c.why), Not(HasSubstr(cut)),
-                                        Not(HasSubstr(other.secret_key))))
+    EXPECT_THAT(status.message(),
+                AllOf(HasSubstr(c.why), Not(HasSubstr(cut)), Not(HasSubstr(other.secret_key))))
         << c.text;
     EXPECT_EQ(status.code(), Code::kInvalidArgument);
   }
-  EXPECT_TRUE(ReadSecretKeyFile(File("curve\r\n\t" + line + "    secret-key=\"" + good.secret_key + "\"")).ok());
+  EXPECT_TRUE(
+      ReadSecretKeyFile(File("curve\r\n\t" + line + "    secret-key=\"" + good.secret_key + "\""))
+          .ok());
 }
 
 TEST_F(KeyFiles, SpoiltFilesAreReadOrRefusedNeverMore) {
   const std::string good = Text(keys_.worker_secret());
   std::mt19937 rng(5);
   int read = 0;
-  for (int i = 0; i < 3000; ++i) {
+  for (int i = 0; i < 600; ++i) {
     std::string text = good;
     for (auto n = 1 + rng() % 4; n > 0; --n) {
       const std::size_t at = rng() % text.size();
-      if (rng() % 3 == 0) text.erase(at, 1 + rng() % 40);
-      else if (rng() % 2 == 0) text.insert(at, 1 + rng() % 3, static_cast<char>(rng()));
-      else text[at] = static_cast<char>(rng());
+      if (rng() % 3 == 0)
+        text.erase(at, 1 + rng() % 40);
+      else if (rng() % 2 == 0)
+        text.insert(at, 1 + rng() % 3, static_cast<char>(rng()));
+      else
+        text[at] = static_cast<char>(rng());
       if (text.empty()) text = "x";
     }
     const auto keys = ReadSecretKeyFile(File(text));
@@ -125,8 +130,8 @@ TEST_F(KeyFiles, SpoiltFilesAreReadOrRefusedNeverMore) {
       EXPECT_EQ(keys.status().code(), Code::kInvalidArgument);
     }
   }
-  EXPECT_GT(read, 100) << "comments may change";
-  EXPECT_LT(read, 2900);
+  EXPECT_GT(read, 20) << "comments may change";
+  EXPECT_LT(read, 580);
 }
 
 TEST_F(KeyFiles, WhatIsNoFileIsRefused) {

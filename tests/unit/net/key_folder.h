@@ -24,7 +24,8 @@ class KeyFolder {
       MakeFolder(client_keys() + "/" + RoleName(role));
     const CurveKeys worker = MakeCurveKeys().value();
     EXPECT_EQ(WriteSecretKeyFile(worker_secret(), "test", worker, false), OkStatus());
-    EXPECT_EQ(WritePublicKeyFile(path_ + "/worker.key", "test", worker.public_key, false), OkStatus());
+    EXPECT_EQ(WritePublicKeyFile(path_ + "/worker.key", "test", worker.public_key, false),
+              OkStatus());
   }
   ~KeyFolder() {
     std::error_code ignored;
@@ -50,7 +51,8 @@ class KeyFolder {
   }
   void Allow(const std::string& name, Role role) const {
     const CurveKeys keys = ReadSecretKeyFile(path_ + "/" + name + ".key_secret").value();
-    EXPECT_EQ(WritePublicKeyFile(PublicKey(name, role), "test", keys.public_key, false), OkStatus());
+    EXPECT_EQ(WritePublicKeyFile(PublicKey(name, role), "test", keys.public_key, false),
+              OkStatus());
   }
   void Forbid(const std::string& name, Role role) const {
     std::filesystem::remove(PublicKey(name, role));

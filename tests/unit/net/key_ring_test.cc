@@ -18,7 +18,9 @@ using testing::HasSubstr;
 
 class KeyRingTest : public testing::Test {
  protected:
-  std::unique_ptr<KeyRing> Open() const { return std::move(KeyRing::Open(keys_.client_keys())).value(); }
+  std::unique_ptr<KeyRing> Open() const {
+    return std::move(KeyRing::Open(keys_.client_keys())).value();
+  }
   std::string PublicOf(const std::string& name) const {
     return ReadSecretKeyFile(keys_.path() + "/" + name + ".key_secret")->public_key;
   }
@@ -86,8 +88,9 @@ TEST_F(KeyRingTest, FoldersThatOthersMayWriteLetNobodyIn) {
 
 TEST_F(KeyRingTest, AFolderOfNoRoleIsNamed) {
   std::filesystem::create_directory(keys_.client_keys() + "/loaders");
-  EXPECT_THAT(KeyRing::Open(keys_.client_keys()).status().message(),
-              AllOf(HasSubstr("clients/loaders"), HasSubstr("loader, trainer, publisher, monitor")));
+  EXPECT_THAT(
+      KeyRing::Open(keys_.client_keys()).status().message(),
+      AllOf(HasSubstr("clients/loaders"), HasSubstr("loader, trainer, publisher, monitor")));
   EXPECT_THAT(KeyRing::Open("/nowhere").status().message(),
               AllOf(HasSubstr("'/nowhere'"), HasSubstr("siftd keygen worker")));
 }
@@ -97,7 +100,8 @@ TEST_F(KeyRingTest, OnlyKeyFilesCount) {
   std::ofstream(keys_.client_keys() + "/loader/.alice.key.swp") << "an editor's";
   EXPECT_TRUE(Open()->table()->empty());
   std::ofstream(keys_.client_keys() + "/loader/bad.key") << "no key";
-  std::filesystem::permissions(keys_.client_keys() + "/loader/bad.key", std::filesystem::perms(0644));
+  std::filesystem::permissions(keys_.client_keys() + "/loader/bad.key",
+                               std::filesystem::perms(0644));
   EXPECT_THAT(KeyRing::Open(keys_.client_keys()).status().message(), HasSubstr("bad.key"));
 }
 

@@ -84,7 +84,8 @@ TEST(WorkerConfig, KeysComeInPairsAndReplacePlaintext) {
   config.client_keys = "c";
   EXPECT_EQ(config.Validate(), OkStatus());
   config.insecure_plaintext = true;
-  EXPECT_EQ(config.Validate().message(), "insecure_plaintext is true; allowed: false with key_file");
+  EXPECT_EQ(config.Validate().message(),
+            "insecure_plaintext is true; allowed: false with key_file");
   EXPECT_THAT(CheckKeyFiles(config).message(), HasSubstr("cannot read key file 'k'"));
 }
 
@@ -105,7 +106,8 @@ TEST(WorkerConfig, HttpStaysOnThisHostUnlessItIsMeantNotTo) {
     config.http = own;
     EXPECT_EQ(config.Validate(), OkStatus()) << own;
   }
-  for (const char* open : {"0.0.0.0:9100", "10.0.0.1:0", ":9100", "[::]:1", "1127.0.0.1:1", "localhost.evil.org:1"}) {
+  for (const char* open :
+       {"0.0.0.0:9100", "10.0.0.1:0", ":9100", "[::]:1", "1127.0.0.1:1", "localhost.evil.org:1"}) {
     config.http = open;
     config.http_public = false;
     EXPECT_THAT(config.Validate().message(),
@@ -120,7 +122,8 @@ TEST(WorkerConfig, APinnedDigestIsOne) {
   WorkerConfig config;
   config.artifact_sha256 = std::string(64, 'a');
   EXPECT_EQ(config.Validate(), OkStatus());
-  for (const std::string& bad : {std::string(63, 'a'), std::string(64, 'A'), std::string(64, 'g')}) {
+  for (const std::string& bad :
+       {std::string(63, 'a'), std::string(64, 'A'), std::string(64, 'g')}) {
     config.artifact_sha256 = bad;
     EXPECT_THAT(config.Validate().message(), HasSubstr("64 lower-case hexadecimal digits"));
   }

@@ -82,11 +82,15 @@ class HandshakeWatch:
         return Refusal(self._ended(), False)
 
     def _ended(self) -> str:
+        """Also where the worker noticed first that one side encrypts and the other does not."""
         if self._keys is None:
-            return "handshake failed: what listens there speaks another protocol; is it a siftd worker?"
+            return (
+                "handshake failed: what listens there speaks another protocol; is it a siftd worker, and one without "
+                "keys?"
+            )
         return (
             f"handshake failed: the connection ends in it; is {self._keys.files.worker!r} the public key of the "
-            "worker there, and is it a siftd worker?"
+            "worker there, and was that started with keys?"
         )
 
     def close(self) -> None:
