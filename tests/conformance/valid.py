@@ -200,6 +200,7 @@ def messages() -> dict[str, tuple[Any, list[bytes]]]:
                 trainer_step=180,
                 suspect=True,
                 unscored=True,
+                required_version=5,
             ),
             two_rows,
         ),
