@@ -139,8 +139,8 @@ struct WorkerCore::Impl {
 
   std::map<Seat, WorkerSession> sessions;
   std::unordered_map<PeerHandle, Seat> seat_of;
-  std::map<PeerHandle, WorkerPeer> peers;  // oldest first; those without a session are bounded
-  RateLimit hellos;                        // by origin
+  std::map<PeerHandle, WorkerPeer> peers;       // oldest first; those without a session are bounded
+  RateLimit hellos;                             // by origin
   std::map<Seat, SessionId> newest;             // per seat, over the sessions' lives
   std::map<std::uint32_t, MonoTime> rank_lost;  // when a rank's session ended
 

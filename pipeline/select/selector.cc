@@ -88,11 +88,11 @@ struct Selector::Impl {
     const std::uint64_t required = batch.candidates.required_version;
     if (required == 0) return true;
     if (required == batch.model_version && seed_run == run && seed_version == required) return true;
-    batch.decision = RejectedDecision(
-        static_cast<std::uint32_t>(batch.candidates.sample_id.size()), ErrorCode::kStale,
-        "required_version is " + std::to_string(required) + "; in force: " +
-            std::to_string(batch.model_version) + ", with the history of " +
-            std::to_string(seed_version));
+    batch.decision = RejectedDecision(static_cast<std::uint32_t>(batch.candidates.sample_id.size()),
+                                      ErrorCode::kStale,
+                                      "required_version is " + std::to_string(required) +
+                                          "; in force: " + std::to_string(batch.model_version) +
+                                          ", with the history of " + std::to_string(seed_version));
     return false;
   }
 

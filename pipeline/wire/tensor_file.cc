@@ -120,7 +120,8 @@ std::string EncodeTensorFile(const TensorFile& file) {
 
 Result<TensorFile> DecodeTensorFile(const Frame& bytes) {
   std::uint64_t length = 0;
-  if (bytes.size() < 8) return wire::Refuse("file", std::to_string(bytes.size()) + " bytes", "8 or more");
+  if (bytes.size() < 8)
+    return wire::Refuse("file", std::to_string(bytes.size()) + " bytes", "8 or more");
   for (int byte = 7; byte >= 0; --byte) length = length << 8 | bytes.data()[byte];
   if (length > kMaxHeader || length > bytes.size() - 8)
     return wire::Refuse("header's length", std::to_string(length),

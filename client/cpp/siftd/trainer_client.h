@@ -45,7 +45,7 @@ struct TrainerOptions {
   std::uint64_t seed = 0;
   std::uint64_t total_steps = 0;          // of the run; 0 = unknown
   std::uint64_t max_staleness_steps = 0;  // older verdicts: all rows pass unsifted; 0 = no bound
-  std::optional<TrainerState> resume;  // of State(), or of siftd/state_file.h
+  std::optional<TrainerState> resume;     // of State(), or of siftd/state_file.h
   Duration timeout = std::chrono::minutes(10);  // of one Next()
   Duration linger = std::chrono::seconds(10);   // of Finish()
 

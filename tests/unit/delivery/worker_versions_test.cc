@@ -62,7 +62,8 @@ class WorkerVersions : public testing::Test {
   }
 
   void Collect() {
-    for (ScoredBatchPtr& batch : core_.TakeActions().admitted) admitted_.push_back(std::move(batch));
+    for (ScoredBatchPtr& batch : core_.TakeActions().admitted)
+      admitted_.push_back(std::move(batch));
   }
 
   std::vector<std::uint64_t> Admitted() {
