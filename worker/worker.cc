@@ -18,6 +18,10 @@ namespace {
 
 constexpr int kMessagesPerTurn = 64;  // before results and deadlines get their turn
 constexpr Duration kPublishEvery = milliseconds(200);
+// Of a worker that ends, for peers to read its Drain and its Returns: what they have not read when
+// the link ends is gone, and an end without Drain looks like a death.
+constexpr Duration kParting = milliseconds(300);
+constexpr Duration kPartingLook = milliseconds(20);
 constexpr Duration kStuck = std::chrono::seconds(10);
 constexpr Duration kSilence = std::chrono::seconds(10);  // a connection without a word; at least
 
@@ -195,8 +199,10 @@ void Worker::Run() {
   const Duration tick = milliseconds(std::max(1u, config_.heartbeat_ms / 4));
   const Duration age = milliseconds(std::max(1u, config_.max_batch_age_ms));
   MonoTime deadline = MonoTime::max();
+  MonoTime parted = MonoTime::max();
   while (true) {
-    router_->Poll(graph_->inflight() > 0 ? std::min(age, tick) : tick, wakeup_);
+    const Duration wait = graph_->inflight() > 0 ? std::min(age, tick) : tick;
+    router_->Poll(stop_ ? std::min(wait, kPartingLook) : wait, wakeup_);
     wakeup_.Clear();
     const MonoTime now = Now();
     Receive(now);
@@ -213,7 +219,9 @@ void Worker::Run() {
       deadline = now + milliseconds(config_.drain_ms);
       Act(now);
     }
-    if (stop_ && (core_->drained() || now >= deadline)) {
+    if (stop_ && core_->drained() && parted == MonoTime::max()) parted = now + kParting;
+    const bool done = core_->drained() && (core_->deserted() || now >= parted);
+    if (stop_ && (done || now >= deadline)) {
       if (!core_->drained()) {
         log_->warn(
             "ending with {} batches that were not acked; their loaders send them to other workers",

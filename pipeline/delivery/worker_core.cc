@@ -174,6 +174,11 @@ void WorkerCore::StartDrain(const std::string& reason, MonoTime now) {
 
 bool WorkerCore::drained() const { return impl_->draining && impl_->entries.empty(); }
 
+bool WorkerCore::deserted() const {
+  return std::none_of(impl_->sessions.begin(), impl_->sessions.end(),
+                      [](const auto& s) { return s.first.role != Role::kMonitor; });
+}
+
 WorkerActions WorkerCore::TakeActions() { return std::exchange(impl_->actions, {}); }
 
 std::string WorkerCore::NotReadyReason() const {

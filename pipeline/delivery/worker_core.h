@@ -95,6 +95,8 @@ class WorkerCore {
   void StartDrain(const std::string& reason, MonoTime now);
   // Nothing is held that a peer still waits for.
   bool drained() const;
+  // No peer is in session but monitors.
+  bool deserted() const;
 
   WorkerActions TakeActions();
   // Counters, peers and queues of the core; the caller adds stages and device.

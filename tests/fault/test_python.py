@@ -89,13 +89,12 @@ def test_dropin_all_workers_gone_and_back(make_job: MakeJob) -> None:
 
 def test_dropin_black_hole(make_job: MakeJob) -> None:
     on = PythonJob(make_job)
-    on.job.worker("w0")
-    on.job.worker("w1")
+    holed = on.job.worker("w0", cost_us=50_000)  # so long that batches of it are always under way
+    on.job.worker("w1", cost_us=50_000)
     way = on.job.proxy("w0")
-    trainer = on.dropin(endpoints=[way.endpoint, on.job.endpoint("w1")], gated=6)
-    trainer.wait_event("gate", timeout=60)
+    trainer = on.dropin(endpoints=[way.endpoint, on.job.endpoint("w1")])
+    holed.wait_event("scoring", 3, timeout=60)
     way.hole()
-    on.job.open_gate()
     on.job.finish()
     assert "silent for too long" in trainer.wait_text(f"{way.endpoint} lost")["text"]
 
