@@ -23,8 +23,8 @@ inline constexpr std::size_t kMaxRows = 1u << 20;     // of a candidate batch
 inline constexpr std::size_t kMaxKeys = 65536;        // of one Ack, Settled or Return
 inline constexpr std::size_t kMaxIntervals = 200000;  // of one DecidedSet
 inline constexpr std::size_t kMaxLoaders = 65536;     // of a job, and ranks: indices are below it
-inline constexpr std::uint64_t kMaxIncarnation =
-    4611686018427387904;                                // and runs: 2^62 ns, year 2116
+// And runs: 2^62 ns, the year 2116.
+inline constexpr std::uint64_t kMaxIncarnation = 4611686018427387904;
 inline constexpr std::size_t kMaxStateEntries = 65536;  // of a model manifest
 inline constexpr std::size_t kMaxHistory = 1u << 20;
 inline constexpr std::uint32_t kMinChunkBytes = 1024;

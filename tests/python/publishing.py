@@ -83,8 +83,9 @@ class FakeWorker:
 
     def tell(self, **ack: Any) -> None:
         message = wire_pb2.ModelAck(run=RUN, **ack)
-        message.session.CopyFrom(self.core.sessions[self.index].id())
-        self.core.on_message(self.index, message, [], 0.0)
+        session = self.core.sessions[self.index]
+        message.session.CopyFrom(session.id())
+        self.core.on_message(self.index, message, [], session.heard)
 
     def take_one(self) -> None:
         message, payload = self.inbox.popleft()
@@ -163,9 +164,13 @@ class Pool:
     def reconnect(self, index: int, now: float) -> None:
         """A new session."""
         self.core.on_link_lost(index, "cut", now)
-        self.core.on_tick(now + 10)
+        at = now + 10
+        self.core.on_tick(at)
+        while not self.core.sessions[index].greeting:  # it waits a while after each loss
+            at += 1
+            self.core.on_tick(at)
         self.core.actions = Actions(sends=[s for s in self.core.actions.sends if s[0] != index])
-        self.workers[index].connect(now + 10)
+        self.workers[index].connect(at)
 
 
 def run_schedule(seed: int) -> Counter[int]:
@@ -188,6 +193,8 @@ def run_schedule(seed: int) -> Counter[int]:
 
     for _ in range(300):
         now += 20.0
+        for session in core.sessions:
+            session.heard = now  # nobody is silent here
         draw, worker = rng.random(), rng.choice(pool.workers)
         if draw < 0.1 and version < 250:
             publish()
