@@ -267,9 +267,10 @@ void Worker::TakeResults(MonoTime now) {
   for (ModelResult& result : results) {
     // Before the core admits batches that waited for this version.
     if (result.ack.state == ModelState::kApplied && result.artifact_sha256.empty()) {
-      graph_->RunInSelect(
-          [this, run = result.ack.run, version = result.ack.version,
-           history = std::move(result.history)] { selector_.SeedHistory(run, version, history); });
+      graph_->RunInSelect([this, run = result.ack.run, version = result.ack.version,
+                           history = std::move(result.history)]() mutable {
+        selector_.SeedHistory(run, version, std::move(history));
+      });
     }
     core_->OnModelAck(std::move(result.ack), result.step, result.artifact_sha256, now);
   }

@@ -194,13 +194,11 @@ void Selector::Select(ScoredBatch& batch) {
   batch.decision.score_seconds = static_cast<float>(Seconds(batch.score_busy));
 }
 
-void Selector::SeedHistory(std::uint64_t run, std::uint64_t version,
-                           const std::vector<float>& sample) {
+void Selector::SeedHistory(std::uint64_t run, std::uint64_t version, std::vector<float> sample) {
   impl_->seed_run = run;
   impl_->seed_version = version;
-  impl_->seed.clear();
-  std::copy_if(sample.begin(), sample.end(), std::back_inserter(impl_->seed),
-               [](float s) { return std::isfinite(s); });
+  std::erase_if(sample, [](float s) { return !std::isfinite(s); });
+  impl_->seed = std::move(sample);
 }
 
 }  // namespace siftd

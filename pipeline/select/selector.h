@@ -23,7 +23,7 @@ class Selector {
   void Select(ScoredBatch& batch);
   // A model version came into force, with its `history`: the policy's history starts from it if it
   // has none yet, and is exactly it for each batch that requires this version.
-  void SeedHistory(std::uint64_t run, std::uint64_t version, const std::vector<float>& sample);
+  void SeedHistory(std::uint64_t run, std::uint64_t version, std::vector<float> sample);
 
  private:
   struct Impl;

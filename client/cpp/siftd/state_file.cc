@@ -9,24 +9,33 @@
 #include <cstring>
 #include <fstream>
 #include <sstream>
+#include <string_view>
 
+#include "pipeline/base/fault_point.h"
 #include "pipeline/wire/state_codec.h"
 
 namespace siftd {
 namespace {
 
-Status WriteSynced(const std::string& path, const std::string& bytes) {
+// 0 or errno.
+int WriteAll(int fd, std::string_view bytes) {
+  while (!bytes.empty()) {
+    const ssize_t n = write(fd, bytes.data(), bytes.size());
+    if (n >= 0)
+      bytes.remove_prefix(static_cast<std::size_t>(n));
+    else if (errno != EINTR)
+      return errno;
+  }
+  return 0;
+}
+
+Status WriteSynced(const std::string& path, std::string_view bytes) {
   const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (fd < 0) return Unavailable(std::strerror(errno));
-  std::size_t written = 0;
-  int error = 0;
-  while (error == 0 && written < bytes.size()) {
-    const ssize_t n = write(fd, bytes.data() + written, bytes.size() - written);
-    if (n >= 0)
-      written += static_cast<std::size_t>(n);
-    else if (errno != EINTR)
-      error = errno;
-  }
+  const std::size_t half = bytes.size() / 2;
+  int error = WriteAll(fd, bytes.substr(0, half));
+  FaultPoint("state");
+  if (error == 0) error = WriteAll(fd, bytes.substr(half));
   if (error == 0 && fsync(fd) != 0) error = errno;
   if (close(fd) != 0 && error == 0) error = errno;
   return error == 0 ? OkStatus() : Unavailable(std::strerror(error));

@@ -17,10 +17,10 @@
 
 #include "pipeline/base/fault_point.h"
 #include "siftd/model_publisher.h"
+#include "siftd/state_file.h"
 #include "siftd/trainer_client.h"
 #include "tests/fault/peers/event_log.h"
 #include "tests/fault/peers/rows.h"
-#include "tests/fault/peers/state_file.h"
 
 namespace siftd::fault {
 namespace {
@@ -105,7 +105,7 @@ class FaultTrainer {
   Status Connect() {
     TrainerOptions options = flags_.trainer;
     if (!flags_.state.empty() && std::filesystem::exists(flags_.state)) {
-      SIFTD_ASSIGN_OR_RETURN(options.resume, ReadState(flags_.state));
+      SIFTD_ASSIGN_OR_RETURN(options.resume, LoadState(flags_.state));
       step_ = options.resume->steps;
     }
     SIFTD_ASSIGN_OR_RETURN(trainer_, TrainerClient::Connect(options));
@@ -141,7 +141,7 @@ class FaultTrainer {
     log_->Write(Event("step").Put("step", step_));
     if (!flags_.state.empty() && step_ % flags_.checkpoint_every == 0) {
       FaultPoint("checkpoint");
-      SIFTD_RETURN_IF_ERROR(WriteState(trainer_->State(), flags_.state));
+      SIFTD_RETURN_IF_ERROR(SaveState(trainer_->State(), flags_.state));
       log_->Write(Event("checkpoint").Put("step", step_));
     }
     if (publisher_ != nullptr && step_ % flags_.sync_every == 0) SIFTD_RETURN_IF_ERROR(Publish());

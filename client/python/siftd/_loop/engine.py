@@ -180,13 +180,14 @@ class Engine(Outbox):
         self.core.verdicts = []
         self.core.cancel()
 
+    def _wants_candidate(self) -> bool:
+        return self.assembler.rows < self.options.batch_size
+
     def _take_candidates(self, now: float) -> None:
         feed = self._feed
         if feed is None:
             return
-        while self._end is None and self.assembler.rows < self.options.batch_size:
-            if not self.core.has_room:
-                break
+        while self._end is None and self._wants_candidate() and self.core.has_room:
             item = feed.take()
             if item is None:
                 break

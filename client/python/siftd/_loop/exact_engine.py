@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from siftd._batches import structure
 from siftd._batches.piece import Piece
 from siftd._batches.rounds import Rounds
-from siftd._batches.source import Candidate, End
+from siftd._batches.source import Candidate
 from siftd._delivery.loader_core import Key, LoaderCore, Verdicted
 from siftd._loop.engine import Engine, EngineOptions
 from siftd._wire.codec import wire_pb2
@@ -61,22 +61,14 @@ class ExactEngine(Engine):
         return self._not_exact or super().failure
 
     # ------------------------------------------------------------ the I/O thread
+    def _wants_candidate(self) -> bool:
+        return self.rounds.may_issue
+
     def _take_candidates(self, now: float) -> None:
-        feed = self._feed
-        if feed is None:
-            return
         hungry = self._asked > self.stats.batches and not self.ready and self.assembler.rows < self.options.batch_size
-        if hungry and self._end is None:
+        if hungry and self._feed is not None and self._end is None:
             self.rounds.more()
-        while self._end is None and self.rounds.may_issue and self.core.has_room:
-            item = feed.take()
-            if item is None:
-                break
-            if isinstance(item, End):
-                self._end = item
-                break
-            self._offer(item, now)
-        feed.go_on()
+        super()._take_candidates(now)
         if self.round_over():
             self.lock.notify_all()
 
