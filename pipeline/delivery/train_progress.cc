@@ -19,24 +19,23 @@ void TrainProgress::Trained(const std::vector<RowSpan>& spans) {
 }
 
 void TrainProgress::PassesEnded(std::vector<EpochEnd> passes, bool lockstep) {
-  groups_.push_back({std::move(passes), !lockstep});
+  groups_.push_back({std::move(passes), lockstep});
   CloseGroups();
 }
 
 void TrainProgress::EpochOver() {
-  for (Group& group : groups_) {
-    if (!std::exchange(group.over, true)) break;
-  }
+  if (!groups_.empty()) groups_.front().over = true;
   CloseGroups();
 }
 
 void TrainProgress::CloseGroups() {
   std::erase_if(groups_, [this](const Group& group) {
-    const bool complete =
-        group.over &&
-        std::all_of(group.passes.begin(), group.passes.end(), [this](const EpochEnd& e) {
-          return trained_.Complete(e.loader, e.pass, e.batches);
-        });
+    const auto trained = [this](const EpochEnd& e) {
+      return trained_.Complete(e.loader, e.pass, e.batches);
+    };
+    const bool complete = group.lockstep
+                              ? group.over
+                              : std::all_of(group.passes.begin(), group.passes.end(), trained);
     if (!complete) return false;
     for (const EpochEnd& end : group.passes) trained_.Close(end.loader, end.pass);
     return true;

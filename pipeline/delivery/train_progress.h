@@ -24,20 +24,23 @@ class TrainProgress {
   void Empty(const BatchKey& key) { trained_.Insert(key); }
   // The batch was trained, or is in hand and will be.
   void Trained(const std::vector<RowSpan>& spans);
-  // Passes whose keys are all decided. They close together, once all their keys are trained and, in
-  // lockstep, EpochOver was said: so a state taken at an epoch's last batch still has the epoch's
-  // end to come. With drop_last the rows carried over keep the epoch open until they are trained.
+  // Passes whose keys are all decided. In lockstep they close together, once EpochOver was said: so
+  // a state taken at an epoch's last batch still has the epoch's end to come, and rows that
+  // drop_last carries over are the state's to save. Else they close once all their keys are
+  // trained.
   void PassesEnded(std::vector<EpochEnd> passes, bool lockstep);
-  // The oldest epoch that ended was handed out to its end.
+  // Lockstep: the oldest epoch that ended was handed out to its end.
   void EpochOver();
 
-  // For a state: these keys are not to come again; of `half` the untrained rows are to be saved.
+  // For a state: these keys are not to come again; of `half`, and of keys of closed passes, the
+  // untrained rows are to be saved.
   DecidedSet Decided() const;
   const std::optional<BatchKey>& half() const { return half_; }
 
  private:
   struct Group {
     std::vector<EpochEnd> passes;
+    bool lockstep = false;
     bool over = false;
   };
   void CloseGroups();

@@ -19,7 +19,7 @@
 namespace siftd::net {
 namespace {
 
-constexpr Duration kLookEvery = milliseconds(250);
+constexpr Duration kLookEvery = milliseconds(100);
 constexpr Duration kLookSoon = milliseconds(20);  // while a connection has used up a quarter
 
 std::optional<ino_t> SocketInode(int fd) {
@@ -37,12 +37,18 @@ std::optional<std::uint64_t> BytesReceived(int fd) {
   return info.tcpi_bytes_received;
 }
 
-// False: the descriptor means another socket by now. It is libzmq's, which may close it any time.
+// False: the descriptor means another socket by now. It is libzmq's, which may close it any time:
+// by a reset, since a peer that waits for a window that is full would wait for a minute after a
+// FIN.
 bool ShutDown(int fd, ino_t inode) {
   const int same = fcntl(fd, F_DUPFD_CLOEXEC, 0);
   if (same < 0) return false;
   const bool is_it = SocketInode(same) == inode;
-  if (is_it) shutdown(same, SHUT_RDWR);
+  if (is_it) {
+    constexpr linger kReset{1, 0};
+    setsockopt(same, SOL_SOCKET, SO_LINGER, &kReset, sizeof(kReset));
+    shutdown(same, SHUT_RDWR);
+  }
   close(same);
   return is_it;
 }

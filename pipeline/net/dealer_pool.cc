@@ -42,14 +42,15 @@ std::string Explain(net::HandshakeWatch::Outcome outcome, const std::optional<Cl
                 : "handshake refused: the worker takes encrypted connections only; give keys "
                   "(made by `siftd keygen client`; SIFTD_KEYS)";
   }
-  // Also where the worker noticed first that one side encrypts and the other does not.
+  // Either end may notice first that only one of them encrypts; the other one sees an end.
   if (!keys) {
-    return "handshake failed: what listens there speaks another protocol; is it a siftd worker, "
-           "and "
-           "one without keys?";
+    return "handshake failed: the connection ends in it; the worker takes encrypted connections "
+           "only (then give keys: SIFTD_KEYS), is just ending, or is no siftd worker";
   }
-  return "handshake failed: the connection ends in it; is '" + keys->worker_file +
-         "' the public key of the worker there, and was that started with keys?";
+  return "handshake failed: the connection ends in it; '" + keys->worker_file +
+         "' is not the public key of the worker there, or that does not encrypt (then start it "
+         "with "
+         "--key-file and --client-keys), or it is just ending";
 }
 
 }  // namespace

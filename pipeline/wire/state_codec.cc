@@ -12,7 +12,36 @@
 namespace siftd {
 namespace {
 
-constexpr char kHalf[] = "half.";  // before the names of its tensors
+// Before the names of their tensors.
+constexpr char kHalf[] = "half.";
+std::string OfCarried(int i) { return "carried." + std::to_string(i) + "."; }
+
+void PutRows(const Selected& rows, const std::string& prefix, v1::Selected* proto,
+             TensorFile* file) {
+  Frames frames(2);
+  wire::To(rows, proto, &frames);
+  proto->clear_session();
+  for (Tensor tensor : rows.tensors) {
+    tensor.name.insert(0, prefix);
+    file->tensors.push_back(std::move(tensor));
+  }
+}
+
+// As if they came over the wire: the same checks.
+Result<Selected> TakeRows(const TensorFile& file, const std::string& prefix, v1::Selected proto) {
+  Frames frames(2);
+  for (const v1::TensorDesc& desc : proto.tensor()) {
+    const auto it = std::find_if(file.tensors.begin(), file.tensors.end(),
+                                 [&](const Tensor& t) { return t.name == prefix + desc.name(); });
+    if (it == file.tensors.end())
+      return wire::Refuse(prefix + "tensor '" + wire::ClipText(desc.name()) + "'",
+                          "not in the file", "one of its tensors");
+    frames.push_back(it->bytes);
+  }
+  for (int i = 0; i < proto.tensor_size(); ++i)
+    proto.mutable_tensor(i)->set_frame(static_cast<std::uint32_t>(i));
+  return wire::From(proto, frames);
+}
 
 }  // namespace
 
@@ -26,12 +55,10 @@ TensorFile ToTensorFile(const TrainerState& state) {
   proto.set_batch_size(state.batch_size);
   wire::To(state.decided, proto.mutable_trained());
   TensorFile file;
-  if (state.half) {
-    Frames frames(2);
-    wire::To(*state.half, proto.mutable_half(), &frames);
-    proto.mutable_half()->clear_session();
-    file.tensors = state.half->tensors;
-    for (Tensor& tensor : file.tensors) tensor.name.insert(0, kHalf);
+  if (state.half) PutRows(*state.half, kHalf, proto.mutable_half(), &file);
+  for (const Selected& rows : state.carried) {
+    const std::string prefix = OfCarried(proto.carried_size());
+    PutRows(rows, prefix, proto.add_carried(), &file);
   }
   google::protobuf::util::JsonPrintOptions options;
   options.add_whitespace = true;
@@ -59,20 +86,13 @@ Result<TrainerState> ToTrainerState(const TensorFile& file) {
   state.loader_count = proto.loader_count();
   state.batch_size = proto.batch_size();
   SIFTD_ASSIGN_OR_RETURN(state.decided, wire::From(proto.trained()));
-  if (!proto.has_half()) return state;
-  // As if it came over the wire: the same checks.
-  Frames frames(2);
-  for (const v1::TensorDesc& desc : proto.half().tensor()) {
-    const auto it = std::find_if(file.tensors.begin(), file.tensors.end(),
-                                 [&](const Tensor& t) { return t.name == kHalf + desc.name(); });
-    if (it == file.tensors.end())
-      return wire::Refuse("half.tensor '" + wire::ClipText(desc.name()) + "'", "not in the file",
-                          "one of its tensors");
-    frames.push_back(it->bytes);
+  if (proto.has_half()) {
+    SIFTD_ASSIGN_OR_RETURN(state.half, TakeRows(file, kHalf, proto.half()));
   }
-  for (int i = 0; i < proto.half().tensor_size(); ++i)
-    proto.mutable_half()->mutable_tensor(i)->set_frame(static_cast<std::uint32_t>(i));
-  SIFTD_ASSIGN_OR_RETURN(state.half, wire::From(proto.half(), frames));
+  for (int i = 0; i < proto.carried_size(); ++i) {
+    SIFTD_ASSIGN_OR_RETURN(Selected rows, TakeRows(file, OfCarried(i), proto.carried(i)));
+    state.carried.push_back(std::move(rows));
+  }
   return state;
 }
 

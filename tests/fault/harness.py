@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import checker
 from archive import write_archive
-from process import Process, program, wait_until
+from process import BUILD, Process, program, wait_until
 from proxy import Proxy
 
 HEARTBEAT = 0.3  # seconds, of all workers here
@@ -61,18 +62,21 @@ class FaultJob:
         cost_us: int = 3000,
         endpoint: str = "tcp://127.0.0.1:0",
         files: int | None = None,
+        real: bool = False,
     ) -> Process:
-        """Starts one; returns when it is reachable."""
+        """Starts one; returns when it is reachable. `real`: `siftd worker` itself, over LibTorch; writes no events."""
         port_file = self.folder / f"{name}.port"
         port_file.unlink(missing_ok=True)
-        usual = ["--endpoint", endpoint, "--port-file", str(port_file), "--cost-us", str(cost_us)]
-        process = self.start_unreachable(name, *usual, *flags, fault=fault, files=files)
+        usual = ["--endpoint", endpoint, "--port-file", str(port_file), *(() if real else ("--cost-us", str(cost_us)))]
+        process = self.start_unreachable(name, *usual, *flags, fault=fault, files=files, real=real)
         wait_until(f"port file of {name}", lambda: port_file.exists() or not process.alive())
         assert port_file.exists(), process.last_words()
         self._endpoints[name] = port_file.read_text().strip()
         return process
 
-    def start_unreachable(self, name: str, *flags: str, fault: str | None = None, files: int | None = None) -> Process:
+    def start_unreachable(
+        self, name: str, *flags: str, fault: str | None = None, files: int | None = None, real: bool = False
+    ) -> Process:
         """A worker that nobody waits for; `flags` in the place of the usual ones."""
         usual = {
             "--threads": "1",
@@ -83,8 +87,9 @@ class FaultJob:
             "--parent-pid": str(os.getpid()),
         }
         settings = [a for f, v in usual.items() if f not in flags for a in (f, v)]
-        command = [program("siftd_fault_worker"), *self._scorer, *settings, *flags]
-        return self.start(name, command, fault=fault, files=files)
+        binary = [str(BUILD / "worker" / "siftd"), "worker"] if real else [program("siftd_fault_worker")]
+        command = [*binary, *self._scorer, *settings, *flags]
+        return self.start(name, command, fault=fault, files=files, writes_events=not real)
 
     def restart(self, name: str, *flags: str, same_port: bool = True, cost_us: int = 3000) -> Process:
         """A new life of a worker that ended, on its port or on another one."""
@@ -184,6 +189,18 @@ class FaultJob:
                 logs.workers |= {p.name: p.events.read() for p in lives}
         return logs
 
+    def wait_for_loaders(self, worker: str) -> None:
+        """Until each loader has a session with credit there."""
+        command = [str(BUILD / "worker" / "siftd"), "status", "--json", self.endpoint(worker)]
+
+        def all_there() -> bool:
+            answer = subprocess.run(command, capture_output=True, text=True, timeout=30)
+            peers = json.loads(answer.stdout)[0]["status"]["peer"] if answer.returncode == 0 else []
+            ready = [p for p in peers if p["role"] == "ROLE_LOADER" and int(p["credit_batches"]) > 0]
+            return len(ready) == self.spec.loaders
+
+        wait_until(f"the loaders' sessions at {worker}", all_there)
+
     def finish(self, timeout: float = 60.0) -> checker.Verdict:
         """Waits for the trainer ranks and the loaders to end in order; what was trained must be exact."""
         for kind in ("trainer", "loader"):
@@ -234,11 +251,14 @@ class FaultJob:
         fault: str | None = None,
         files: int | None = None,
         env: Mapping[str, str] | None = None,
+        writes_events: bool = True,
     ) -> Process:
         """A process of this job; "loader...", "trainer..." are those that `finish` waits for."""
         lives = self.lives.setdefault(name, [])
         life = f"{name}.{len(lives)}" if lives else name
-        lives.append(Process(life, command, self.folder, fault=fault, files=files, env=env))
+        lives.append(
+            Process(life, command, self.folder, fault=fault, files=files, env=env, writes_events=writes_events)
+        )
         return lives[-1]
 
     def last_words(self) -> str:

@@ -48,6 +48,7 @@ class Process:
         fault: str | None = None,
         files: int | None = None,
         env: Mapping[str, str] | None = None,
+        writes_events: bool = True,
     ) -> None:
         self.name = name
         self.events = EventLog(folder / f"{name}.events")
@@ -58,7 +59,7 @@ class Process:
             environment["SIFTD_FAULT"] = fault
         with open(self.log, "wb") as log:
             self.popen = subprocess.Popen(
-                [*command, "--name", name, "--events", str(self.events.path)],
+                [*command, "--name", name, *(("--events", str(self.events.path)) if writes_events else ())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
@@ -137,6 +138,11 @@ class Process:
     def open_files(self) -> int:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
+    def children(self) -> list[int]:
+        """Child processes, whatever their session."""
+        lists = Path(f"/proc/{self.pid}/task").glob("*/children")
+        return [int(pid) for of_thread in lists for pid in of_thread.read_text().split()]
+
     def session_pids(self) -> list[int]:
         """Processes of its session that are there: itself and what it started."""
         found = []
@@ -168,3 +174,8 @@ class Process:
         except OSError:
             pass
         return ""
+
+
+def nothing_left(process: Process) -> None:
+    """No process of its session is there."""
+    wait_until(f"nothing of {process.name}", lambda: not process.session_pids(), 5)

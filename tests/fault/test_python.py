@@ -9,10 +9,11 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from harness import FaultJob, passage
-from process import ROOT, Process
+from process import ROOT, Process, nothing_left, wait_until
 from proxy import DOWN
 
 MakeJob = Callable[..., FaultJob]
@@ -38,11 +39,11 @@ class PythonJob:
             command += ["--gate", str(self.job.gate(gated))]
         return self.job.start(name, command, env=self.env)
 
-    def dropin(self, endpoints: Sequence[str] | None = None, gated: int = -1) -> Process:
-        return self.start("dropin", endpoints=endpoints, gated=gated)
+    def dropin(self, *flags: str, endpoints: Sequence[str] | None = None, gated: int = -1) -> Process:
+        return self.start("dropin", *flags, endpoints=endpoints, gated=gated)
 
-    def stream(self, gated: int = -1) -> Process:
-        return self.start("trainer", "--loaders", str(self.job.spec.loaders), gated=gated)
+    def stream(self, *flags: str, gated: int = -1) -> Process:
+        return self.start("trainer", "--loaders", str(self.job.spec.loaders), *flags, gated=gated)
 
     def loader(self, index: int, endpoints: Sequence[str] | None = None) -> Process:
         flags = ("--index", str(index), "--count", str(self.job.spec.loaders))
@@ -167,3 +168,78 @@ def test_stream_loader_killed_and_started_again(make_job: MakeJob) -> None:
     on.loader(0)
     on.job.open_gate()
     on.job.finish()
+
+
+def test_dropin_kill_over_libtorch(make_job: MakeJob) -> None:
+    """The worker itself, its scorer a TorchScript archive that the drop-in sent."""
+    on = PythonJob(make_job)
+    dead = on.job.worker("w0", fault=f"score:{passage(6, 15)}:kill", real=True)
+    on.job.worker("w1", real=True)
+    on.dropin()
+    assert dead.wait_end(60) == -signal.SIGKILL
+    assert not on.job.finish().unsifted
+
+
+def test_sigint_to_the_dropin(make_job: MakeJob) -> None:
+    """Under load: KeyboardInterrupt ends it, and the next one trains everything."""
+    on = PythonJob(make_job)
+    on.job.worker("w0")
+    on.job.worker("w1")
+    first = on.dropin(gated=6)
+    first.wait_event("gate", timeout=60)
+    first.signal(signal.SIGINT)
+    assert first.wait_end(10) == -signal.SIGINT
+    nothing_left(first)
+    on.job.open_gate()
+    on.dropin()
+    on.job.finish()
+
+
+def test_sigterm_to_the_dropin_ends_its_own_workers(make_job: MakeJob) -> None:
+    on = PythonJob(make_job)
+    first = on.dropin("--local", "2", gated=6)
+    first.wait_event("gate", timeout=60)
+    workers = [Path(f"/proc/{pid}") for pid in first.children()]
+    assert len(workers) == 2
+    first.signal(signal.SIGTERM)
+    assert first.wait_end(10) == -signal.SIGTERM
+    wait_until("its workers are gone", lambda: not any(worker.exists() for worker in workers))
+    on.job.open_gate()
+    on.dropin("--local", "2")
+    on.job.finish()
+
+
+def test_sigint_to_the_stream_and_to_its_loader(make_job: MakeJob) -> None:
+    on = PythonJob(make_job, loaders=2)
+    on.job.worker("w0")
+    on.job.worker("w1")
+    trainer = on.stream(gated=8)
+    first, _ = on.loader(0), on.loader(1)
+    trainer.wait_event("gate", timeout=60)
+    for process in (first, trainer):
+        process.signal(signal.SIGINT)
+        assert process.wait_end(20) == -signal.SIGINT
+        nothing_left(process)
+    on.loader(0)
+    on.job.open_gate()
+    on.stream()
+    on.job.finish()
+
+
+def test_sigint_while_the_stream_closes_ends_it_at_once(make_job: MakeJob) -> None:
+    """Its workers are hung, so that it waits to tell the loaders that the run is over."""
+    on = PythonJob(make_job, loaders=2)
+    workers = [on.job.worker(name, "--liveness-ms", "3600000") for name in ("w0", "w1")]
+    trainer = on.stream("--linger", "3600", "--stop-after", "4", gated=3)
+    for index in range(2):
+        on.loader(index)
+    trainer.wait_event("gate", timeout=60)
+    for worker in workers:
+        worker.signal(signal.SIGSTOP)
+        worker.wait_stopped()
+    on.job.open_gate()
+    trainer.wait_event("closing")
+    trainer.signal(signal.SIGINT)
+    assert trainer.wait_end(10) == -signal.SIGINT
+    nothing_left(trainer)
+    on.job.verdict(finished=False)

@@ -7,15 +7,10 @@ import signal
 from collections.abc import Callable
 
 from harness import FaultJob
-from process import Process, wait_until
+from process import nothing_left, wait_until
 
 MakeJob = Callable[..., FaultJob]
 DRAIN = 5.0  # seconds, --drain-ms of the harness
-
-
-def nothing_left(process: Process) -> None:
-    """No process of its session is there."""
-    wait_until(f"nothing of {process.name}", lambda: not process.session_pids(), 5)
 
 
 def test_sigterm_to_each_worker(make_job: MakeJob) -> None:

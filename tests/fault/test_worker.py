@@ -144,6 +144,9 @@ def test_all_workers_gone_and_back(make_job: MakeJob) -> None:
     trainer = job.trainer(gated=6)
     loaders = job.loaders()
     trainer.wait_event("gate")
+    for peer in loaders:
+        for name in ("w0", "w1"):
+            peer.wait_text(f"is '{name}'")
     for worker in workers:
         worker.kill()
     for peer in (trainer, *loaders):
@@ -173,17 +176,25 @@ def test_rolling_restart_of_the_pool(make_job: MakeJob) -> None:
     assert all(len(job.lives[name]) == 2 for name in names)
 
 
-def test_two_ranks_make_equal_steps(make_job: MakeJob) -> None:
-    job = make_job(world=2, steps_per_epoch=12)
+def ranks_make_equal_steps(job: FaultJob) -> None:
     dead = job.worker("w0", fault=f"score:{passage(6, 12)}:kill")
     job.worker("w1")
     run = str(time.time_ns())
-    for rank in range(2):
+    for rank in range(job.spec.world):
         job.trainer("--run", run, rank=rank)
     job.loaders()
     assert dead.wait_end() == -signal.SIGKILL
     job.restart("w0")
     job.finish()
+
+
+def test_two_ranks_make_equal_steps(make_job: MakeJob) -> None:
+    ranks_make_equal_steps(make_job(world=2, steps_per_epoch=12))
+
+
+def test_four_ranks_make_equal_steps(make_job: MakeJob) -> None:
+    """Loaders feed ranks in turn; one rank has two of them."""
+    ranks_make_equal_steps(make_job(world=4, loaders=5, rows=1280, steps_per_epoch=8))
 
 
 def test_a_worker_that_flaps(make_job: MakeJob) -> None:
@@ -193,6 +204,8 @@ def test_a_worker_that_flaps(make_job: MakeJob) -> None:
     job.worker("w1")
     trainer = job.trainer(gated=4)
     loaders = job.loaders()
+    for loader in loaders:
+        loader.wait_text("is 'w0'")
     for turn in range(3):
         trainer.wait_event("gate", turn + 1)
         flapping.signal(signal.SIGSTOP)

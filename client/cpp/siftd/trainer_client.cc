@@ -100,6 +100,10 @@ struct TrainerClient::Impl {
   void OnTurn(MonoTime now);
   void TakeIn(TrainerActions& actions);
   void Assemble();
+  // Rows that Next did not give: their keys, oldest first, and those of one of these. REQUIRES:
+  // both mutexes
+  std::vector<BatchKey> UntakenKeys() const;
+  Selected UntakenRows(const BatchKey& key) const;
 
   const TrainerOptions options;
 
@@ -137,9 +141,9 @@ Status TrainerClient::Impl::Restore() {
   core.SetStep(steps);
   progress =
       TrainProgress(state.decided, state.half ? std::optional(state.half->key) : std::nullopt);
-  if (!state.half) return OkStatus();
-  SIFTD_RETURN_IF_ERROR(assembler.Add(*state.half));
-  core.OnConsumed({}, assembler.buffered_rows(), Now());
+  if (state.half) SIFTD_RETURN_IF_ERROR(assembler.Add(*state.half));
+  for (const Selected& rows : state.carried) SIFTD_RETURN_IF_ERROR(assembler.Add(rows));
+  if (assembler.buffered_rows() > 0) core.OnConsumed({}, assembler.buffered_rows(), Now());
   return OkStatus();
 }
 
@@ -204,6 +208,29 @@ void TrainerClient::Impl::Assemble() {
   }
   counted.dropped_rows = assembler.dropped_rows();
   if (!ready.empty() || run_over) changed.notify_all();
+}
+
+std::vector<BatchKey> TrainerClient::Impl::UntakenKeys() const {
+  std::vector<BatchKey> keys;
+  const auto add = [&keys](const TrainBatch& batch) {
+    for (const RowSpan& span : batch.spans) {
+      if (keys.empty() || keys.back() != span.key) keys.push_back(span.key);
+    }
+  };
+  for (const TrainerItem& item : ready) add(item.batch);
+  for (const TrainBatch& batch : assembler.Untaken()) add(batch);
+  return keys;
+}
+
+Selected TrainerClient::Impl::UntakenRows(const BatchKey& key) const {
+  std::vector<Selected> pieces;
+  for (const TrainerItem& item : ready) {
+    Selected rows = ExtractRows(item.batch, key);
+    if (!rows.sample_id.empty()) pieces.push_back(std::move(rows));
+  }
+  Selected rest = assembler.RowsOf(key);
+  if (!rest.sample_id.empty()) pieces.push_back(std::move(rest));
+  return JoinRows(std::move(pieces));
 }
 
 TrainerClient::TrainerClient(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -287,16 +314,14 @@ TrainerState TrainerClient::State() const {
   state.world = m.options.world;
   state.loader_count = m.options.loader_count;
   state.batch_size = m.options.batch_size;
-  if (!m.progress.half()) return state;
-  const BatchKey key = *m.progress.half();
-  std::vector<Selected> pieces;
-  for (const TrainerItem& item : m.ready) {
-    Selected rows = ExtractRows(item.batch, key);
-    if (!rows.sample_id.empty()) pieces.push_back(std::move(rows));
+  const DecidedKeys behind(state.decided);
+  for (const BatchKey& key : m.UntakenKeys()) {
+    if (m.progress.half() == key) {
+      state.half = m.UntakenRows(key);
+    } else if (behind.Closed(key.loader, key.pass)) {
+      state.carried.push_back(m.UntakenRows(key));
+    }
   }
-  Selected rest = m.assembler.RowsOf(key);
-  if (!rest.sample_id.empty()) pieces.push_back(std::move(rest));
-  if (!pieces.empty()) state.half = JoinRows(std::move(pieces));
   return state;
 }
 

@@ -60,9 +60,9 @@ class PyStreamLink {
                           ToPython(std::move(p.untaken)));
   }
 
-  void Finish(double linger) {
+  bool Finish(double linger) {
     const py::gil_scoped_release unlocked;
-    link_.Finish(FromSeconds(linger));
+    return link_.Finish(FromSeconds(linger));
   }
 
   py::dict Figures() {

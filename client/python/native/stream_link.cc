@@ -177,7 +177,7 @@ StreamLink::Position StreamLink::TakePosition() {
   return position;
 }
 
-void StreamLink::Finish(Duration linger) {
+bool StreamLink::Finish(Duration linger) {
   Impl& m = *impl_;
   const MonoTime deadline = Now() + linger;
   {
@@ -187,8 +187,10 @@ void StreamLink::Finish(Duration linger) {
   std::unique_lock lock(m.mu);
   m.finishing = true;
   m.io.Wake();
-  while (!(m.finished && m.core.Idle()) && m.core.failure().ok() && Now() < deadline)
+  const auto over = [&m] { return (m.finished && m.core.Idle()) || !m.core.failure().ok(); };
+  while (!over() && Now() < deadline)
     m.served.wait_until(lock, std::min(deadline, Now() + milliseconds(500)));
+  return over();
 }
 
 StreamLink::Figures StreamLink::figures() const {

@@ -61,8 +61,8 @@ class StreamLink {
   Position TakePosition();
 
   // Tells the loaders that the run is over, drops what comes, and serves them until they have heard
-  // it, or for `linger`.
-  void Finish(Duration linger);
+  // it, or for `linger`. False: more of it is of use; another call goes on.
+  bool Finish(Duration linger);
 
   struct Figures {
     BatchFigures batches;

@@ -146,7 +146,7 @@ class StreamLoader(Sifted):
         self._pad, self._drop_last, self._on_decision = dict(pad or {}), drop_last, on_decision
         history = RecentScores(length_for(self.policy))
         self._engine: StreamEngine | NativeStreamEngine = StreamEngine(
-            batch_size, prefetch, drop_last, self._pad, history, on_decision
+            batch_size, prefetch, steps_per_epoch is None, drop_last, self._pad, history, on_decision
         )
         self._io: IoThread | NativeBatchIo | None = None
         self._weights: WeightsSync | None = None
@@ -262,6 +262,7 @@ class StreamLoader(Sifted):
         if item.error is not None:
             raise item.error
         if item.flat is None or item.info is None:
+            engine.epoch_over()
             return None
         self._handed_out(item.info)
         batch = structure.hand_out(item.flat, self._device, self._pin_memory)
@@ -354,7 +355,11 @@ class StreamLoader(Sifted):
 
     # ------------------------------------------------------------ end
     def close(self) -> None:
-        """Tells the loaders that the run is over and ends. Acks are served for `linger` seconds at most."""
+        """Tells the loaders that the run is over and ends. Acks are served for `linger` seconds at most.
+
+        A `with` block that ends by an exception, or a process that just ends, does not say so: the loaders keep what
+        was not trained, for the run that resumes.
+        """
         if self._closed:
             return
         self._closed = True
@@ -363,6 +368,10 @@ class StreamLoader(Sifted):
                 self._engine.finish(self._linger)
             elif isinstance(self._io, IoThread):
                 self._engine.finish(self._linger, self._io)
+        self._leave()
+
+    def _leave(self) -> None:
+        self._closed = True
         if hasattr(self, "_finalizer"):
             self._finalizer()
 

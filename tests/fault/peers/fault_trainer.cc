@@ -159,12 +159,10 @@ class FaultTrainer {
   // The file says how many steps may be made. Until then nothing is trained, as in a validation.
   void WaitForGate() {
     if (flags_.gate.empty() || step_ < allowed_) return;
+    const auto open = [this] { return std::ifstream(flags_.gate) >> allowed_ && step_ < allowed_; };
+    if (open()) return;
     log_->Write(Event("gate").Put("step", step_));
-    while (true) {
-      std::ifstream(flags_.gate) >> allowed_;
-      if (step_ < allowed_) return;
-      std::this_thread::sleep_for(milliseconds(5));  // between two looks
-    }
+    while (!open()) std::this_thread::sleep_for(milliseconds(5));  // between two looks
   }
 
   const Flags flags_;

@@ -7,12 +7,13 @@ ROLE is dropin (a SiftingDataLoader), trainer (a StreamLoader) or loader (a Cand
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,17 +73,35 @@ class Trainer:
             time.sleep(0.002)  # the step's cost
             self.events.write("step", step=self.step)
             loader.step()
+            if self.stopped():
+                return
         self.events.write("epoch", epoch=number, step=self.step)
+
+    def stopped(self) -> bool:
+        return self.step == self.flags.stop_after
 
     def wait_for_gate(self) -> None:
         if not self.flags.gate or self.step < self.allowed:
             return
+        if self.opened():
+            return
         self.events.write("gate", step=self.step)
-        while True:
-            self.allowed = int(Path(self.flags.gate).read_text())
-            if self.step < self.allowed:
-                return
+        while not self.opened():
             time.sleep(0.005)  # between two looks
+
+    def opened(self) -> bool:
+        self.allowed = int(Path(self.flags.gate).read_text())
+        return self.step < self.allowed
+
+
+@contextlib.contextmanager
+def interrupts_noted(events: Events) -> Iterator[None]:
+    """Before the clients around it are closed."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        events.write("interrupted")
+        raise
 
 
 def run_dropin(flags: argparse.Namespace, events: Events) -> None:
@@ -104,14 +123,14 @@ def run_dropin(flags: argparse.Namespace, events: Events) -> None:
     loader = siftd.SiftingDataLoader(
         DataLoader(data(flags.rows, ids=False), flags.batch),
         model=model(),
-        workers=flags.endpoint,
+        workers=flags.local or flags.endpoint,
         policy=siftd.Uniform(flags.keep),
         seed=flags.seed,
         sync_every=5,
         timeout=30.0,
         starve_timeout=60.0,
     )
-    with loader:
+    with loader, interrupts_noted(events):
         events.write("start", step=0, run=1)
         for number in range(flags.epochs):
             trainer.epoch(loader, number, spans)
@@ -140,12 +159,16 @@ def run_trainer(flags: argparse.Namespace, events: Events) -> None:
         seed=flags.seed,
         sync_every=5,
         timeout=30.0,
+        linger=flags.linger,
     )
-    with stream:
+    with stream, interrupts_noted(events):
         events.write("start", step=0, run=1)
         for number in range(flags.epochs):
             trainer.epoch(stream, number, spans)
+            if trainer.stopped():
+                break
         stats = stream.stats()
+        events.write("closing")
         stream.close()
         events.write("over", duplicates=stats.duplicates, unsifted=stats.unsifted)
 
@@ -176,14 +199,18 @@ def run_loader(flags: argparse.Namespace, events: Events) -> None:
         timeout=30.0,
     )
     loader.events = events
-    loader.run()
+    with loader, interrupts_noted(events):
+        loader.run()
     events.write("over")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("role", choices=["dropin", "trainer", "loader"])
-    parser.add_argument("--endpoint", action="append", required=True)
+    parser.add_argument("--endpoint", action="append", default=[])
+    parser.add_argument("--local", type=int, default=0, help="workers that the drop-in starts for itself")
+    parser.add_argument("--stop-after", type=int, default=-1, help="steps after which the run is over")
+    parser.add_argument("--linger", type=float, default=5.0)
     parser.add_argument("--events", required=True)
     parser.add_argument("--name", default="")
     parser.add_argument("--gate", default="")

@@ -4,7 +4,8 @@
 usage: resume_job.py MODE FOLDER POLICY ENDPOINT...; MODE: dropin, stream. DIE=POINT:N dies at the N-th passage of
 POINT: next (before a batch is asked for), trained (after the optimizer step), stepped (before the checkpoint is made),
 state (inside state_dict), write (half of the checkpoint is on disk), saved. What was trained stands in the checkpoint
-itself, as (epoch, sample id): so after the last run it is that of the lineage.
+itself, as (epoch, sample id): so after the last run it is that of the lineage. EVERY: steps between two checkpoints, 5;
+1: each epoch's end is saved, too. DROP_LAST=1: an epoch's remainder goes into the next one.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ import siftd
 from siftd._delivery.ledger import Ledger
 from support import Rows
 
-EPOCHS, EVERY = 3, 5
+EPOCHS, EVERY = 3, int(os.environ.get("EVERY", "5"))
+DROP_LAST = os.environ.get("DROP_LAST") == "1"
 passed: Counter[str] = Counter()
 POLICIES = {
     "uniform": siftd.Uniform(0.5),
@@ -58,12 +60,13 @@ def make(mode: str, policy: str, endpoints: list[str], model: torch.nn.Module) -
     if mode == "dropin":
         plain = DataLoader(Rows(600), 16, shuffle=True, generator=torch.Generator().manual_seed(5))
         return siftd.SiftingDataLoader(
-            plain, model=model, workers=endpoints, policy=POLICIES[policy], seed=7, sync_every=4
-        )
+            plain, model=model, workers=endpoints, policy=POLICIES[policy], seed=7, sync_every=4,
+            drop_last=DROP_LAST,
+        )  # fmt: skip
     data = Rows(64)
     return siftd.StreamLoader(
         endpoints, 16, model=model, example_batch=(data.x[:16], data.y[:16]), policy=POLICIES[policy], seed=7,
-        loader_count=2, sync_every=4,
+        loader_count=2, sync_every=4, drop_last=DROP_LAST,
     )  # fmt: skip
 
 
@@ -91,6 +94,13 @@ def main() -> None:
 
     Ledger.half_trained = half_trained  # type: ignore[method-assign]
     steps = 0
+    steps_of: list[int] = []
+
+    def checkpoint_now() -> None:
+        point("stepped")
+        state = {"loader": loader.state_dict(), "model": model.state_dict(), "opt": opt.state_dict()}
+        save(path, state | {"trained": trained, "epoch": epoch})
+
     while epoch < EPOCHS:
         batches = iter(loader)
         while True:
@@ -108,11 +118,13 @@ def main() -> None:
             trained += zip(info.epochs.tolist(), info.ids.tolist(), strict=True)
             steps += 1
             if steps % EVERY == 0:
-                point("stepped")
-                state = {"loader": loader.state_dict(), "model": model.state_dict(), "opt": opt.state_dict()}
-                save(path, state | {"trained": trained, "epoch": epoch})
+                checkpoint_now()
         epoch += 1
+        steps_of.append(steps - sum(steps_of))
+        if EVERY == 1:
+            checkpoint_now()
     torch.save(trained, Path(folder, "end.pt"))
+    torch.save(steps_of, Path(folder, "steps.pt"))
     loader.close()
 
 

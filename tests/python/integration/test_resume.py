@@ -75,6 +75,29 @@ def test_killed_stream_trainers_train_what_an_undisturbed_one_does(
     assert whole("killed", DEATHS[either_client]) == undisturbed
 
 
+@pytest.mark.parametrize(("mode", "drop_last"), [("stream", False), ("stream", True), ("dropin", True)])
+def test_a_death_at_an_epochs_last_batch_or_end_loses_and_repeats_nothing(
+    tmp_path: Path, pool: list[Worker], either_client: str, mode: str, drop_last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bug: where rows of one loader alone were left of an epoch, a stream's state sent that loader back and left the
+    other ahead by an epoch, for good; and after a state of an epoch's last batch the epoch's end did not come."""
+    monkeypatch.setenv("EVERY", "1")
+    monkeypatch.setenv("DROP_LAST", str(int(drop_last)))
+
+    def whole(folder: str, deaths: list[str]) -> Any:
+        with loaders(pool, 600, 3) if mode == "stream" else contextlib.nullcontext():
+            return line_of_checkpoints(mode, tmp_path / folder, "uniform", [pool], deaths)
+
+    undisturbed = whole("whole", [])
+    first, second, _ = torch.load(tmp_path / "whole" / "steps.pt", weights_only=True)
+    # One batch before an epoch's last; at the last one, whose end is to come; at that end; at the end of the next.
+    deaths = [f"saved:{first - 1}", "saved:1", "saved:1", f"saved:{second + 1}"]
+    killed = whole("killed", deaths)
+    assert max(killed.values()) == 1
+    # With drop_last the order of arrival says which rows the run's end leaves over.
+    assert killed == undisturbed if not drop_last else killed.total() == undisturbed.total()
+
+
 @pytest.mark.parametrize("policy", ["confidence", "loss_cdf"])
 def test_with_policies_that_read_the_model_nothing_is_trained_twice(
     tmp_path: Path, pool: list[Worker], policy: str

@@ -133,6 +133,10 @@ TEST(TrainerClient, AStateGoesThroughAClientUnchanged) {
   half.decision.kept = {0, 1};
   half.tensors = {{"x", DType::kUInt8, {2, 1}, Frame::Adopt(std::vector<std::uint8_t>{7, 8})}};
   state.half = half;
+  Selected carried = half;  // of a pass that is behind
+  carried.key = {0, 1, 3};
+  carried.sample_id = {43, 44};
+  state.carried = {carried};
   options.resume = state;
   auto trainer = TrainerClient::Connect(options);
   ASSERT_TRUE(trainer.ok()) << trainer.status().ToString();
@@ -145,6 +149,9 @@ TEST(TrainerClient, AStateGoesThroughAClientUnchanged) {
   EXPECT_EQ(now.half->sample_id, half.sample_id);
   ASSERT_EQ(now.half->tensors.size(), 1u);
   EXPECT_EQ(now.half->tensors[0].bytes.view(), half.tensors[0].bytes.view());
+  ASSERT_EQ(now.carried.size(), 1u);
+  EXPECT_EQ(now.carried[0].key, carried.key);
+  EXPECT_EQ(now.carried[0].sample_id, carried.sample_id);
 }
 
 // Bug: woken before its socket was connected, it never got its Hello out.

@@ -3,6 +3,7 @@
 // once, memory is bounded, epochs are exact.
 #include <algorithm>
 #include <cstring>
+#include <set>
 
 #include "tests/unit/delivery/job_simulation.h"
 
@@ -42,9 +43,11 @@ bool JobSimulation::TrainOne(std::uint32_t rank) {
       if (++t.now.trained[batch.sample_id[i]] > 1)
         Fail("row " + std::to_string(batch.sample_id[i]) + " trained twice");
     }
-    if (!lockstep() && batch.rows() != options_.batch_size) Fail("a short batch");
+    if ((!lockstep() || options_.drop_last) && batch.rows() != options_.batch_size)
+      Fail("a short batch");
     for (const RowSpan& span : batch.spans) {
-      if (lockstep() && span.key.pass != t.now.epochs) Fail("a row of another epoch");
+      const bool carried = options_.drop_last && span.key.pass < t.now.epochs;
+      if (lockstep() && span.key.pass != t.now.epochs && !carried) Fail("a row of another epoch");
     }
     t.progress.Trained(batch.spans);
     ++t.now.steps;
@@ -73,7 +76,16 @@ void JobSimulation::Checkpoint() {
     std::erase_if(t.checkpoint.decisions,
                   [&](const auto& d) { return !decided.Contains(d.first); });
     t.checkpoint.half.reset();
+    t.checkpoint.carried.clear();
     if (t.progress.half()) t.checkpoint.half = t.assembler->RowsOf(*t.progress.half());
+    std::set<BatchKey> untaken;
+    for (const TrainBatch& batch : t.assembler->Untaken()) {
+      for (const RowSpan& span : batch.spans) {
+        if (span.key != t.progress.half() && decided.Closed(span.key.loader, span.key.pass) &&
+            untaken.insert(span.key).second)
+          t.checkpoint.carried.push_back(t.assembler->RowsOf(span.key));
+      }
+    }
   }
 }
 
@@ -97,17 +109,20 @@ void JobSimulation::CheckEnd() {
     if (t.now.decisions.size() != options_.loaders * options_.passes * options_.batches)
       Fail("a key has no decision");
     std::size_t rows = 0;
+    std::size_t left_over = 0;
     for (const auto& [key, kept] : t.now.decisions) {
       rows += kept.size();
       for (const std::uint64_t id : kept) {
         const auto it = t.now.trained.find(id);
+        if (it == t.now.trained.end() && options_.drop_last && ++left_over < options_.batch_size)
+          continue;
         if (it == t.now.trained.end() || it->second != 1)
           Fail("row " + std::to_string(id) + " was not trained");
       }
     }
     if (options_.poison && t.now.decisions.at(poison_).size() != options_.rows)
       Fail("the poisoned batch was sifted");
-    if (rows != t.now.trained.size()) Fail("a row was trained that no decision kept");
+    if (rows != t.now.trained.size() + left_over) Fail("a row was trained that no decision kept");
   }
 }
 

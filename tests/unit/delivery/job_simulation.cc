@@ -115,13 +115,16 @@ void JobSimulation::StartRank(std::uint32_t rank) {
   t.links.assign(options_.workers, {});
   for (Link& link : t.links) link.handle = next_handle_++;
   t.core = std::make_unique<TrainerCore>(o, options_.workers, now_);
-  t.assembler = std::make_unique<Assembler>(AssemblerOptions{options_.batch_size, false});
+  t.assembler =
+      std::make_unique<Assembler>(AssemblerOptions{options_.batch_size, options_.drop_last});
   t.progress =
       TrainProgress(t.now.decided, t.now.half ? std::optional(t.now.half->key) : std::nullopt);
-  if (t.now.half) {
-    if (!t.assembler->Add(*t.now.half).ok()) Fail("rows of a state were refused");
-    t.core->OnConsumed({}, t.assembler->buffered_rows(), now_);
+  std::vector<Selected> rows = t.now.carried;
+  if (t.now.half) rows.insert(rows.begin(), *t.now.half);
+  for (Selected& of_key : rows) {
+    if (!t.assembler->Add(std::move(of_key)).ok()) Fail("rows of a state were refused");
   }
+  if (!rows.empty()) t.core->OnConsumed({}, t.assembler->buffered_rows(), now_);
   Act(t);
 }
 

@@ -32,6 +32,7 @@ struct JobOptions {
   std::uint64_t batches = 6;  // of a pass
   std::uint32_t rows = 5;     // of a batch
   std::uint32_t batch_size = 4;
+  bool drop_last = false;  // world 1: an epoch's remainder goes into the next one
   std::uint32_t window = 2;
   std::uint64_t steps = 8;  // world > 1: full batches of each rank
   int faults = 12;
@@ -58,6 +59,7 @@ class JobSimulation {
   struct Outcome {
     DecidedSet decided;
     std::optional<Selected> half;
+    std::vector<Selected> carried;
     std::map<BatchKey, Rows> decisions;  // kept rows of each key whose decision counts
     std::map<std::uint64_t, int> trained;
     std::uint64_t steps = 0;

@@ -51,6 +51,10 @@ TEST(Job, World1LosesAndRepeatsNothing) {
   RunAll(1, 4000, [](JobOptions&) {});
 }
 
+TEST(Job, World1CarriesRemaindersOverAndLosesAndRepeatsNothing) {
+  RunAll(300001, 3000, [](JobOptions& o) { o.drop_last = true; });
+}
+
 TEST(Job, World2MakesItsStepsOnEveryRank) {
   RunAll(100001, 1500, [](JobOptions& o) {
     o.world = 2;

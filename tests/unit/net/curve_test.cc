@@ -205,7 +205,7 @@ TEST_F(CurveTest, AnotherWorkersPublicKeyIsNamed) {
   Client client(router_->BoundEndpoint(), std::move(keys));
   const auto refused = RefusalOf(client, false);
   EXPECT_FALSE(refused.for_good) << "a connection may end in its handshake by chance";
-  EXPECT_THAT(refused.why, HasSubstr("worker.key' the public key of the worker there"));
+  EXPECT_THAT(refused.why, HasSubstr("worker.key' is not the public key of the worker there"));
 }
 
 TEST_F(CurveTest, WhoIsCutIsNotHeardUntilItConnectsAnew) {

@@ -37,6 +37,12 @@ TrainerState HalfTrained() {
   half.tensors = {{"x", DType::kFloat32, {2, 3}, Floats({1, 2, 3, 4, 5, 6})},
                   {"y", DType::kUInt8, {2}, Frame::Copy("ab", 2)}};
   state.half = half;
+  for (const std::uint64_t seq : {1, 2}) {
+    Selected carried = half;
+    carried.key = {0, 1, seq};
+    carried.tensors[1].bytes = Frame::Copy(seq == 1 ? "cd" : "ef", 2);
+    state.carried.push_back(carried);
+  }
   return state;
 }
 
@@ -66,6 +72,10 @@ TEST(StateCodec, AStateComesBackWhole) {
   EXPECT_EQ(state->half->tensors[0].name, "x");
   EXPECT_EQ(state->half->tensors[0].bytes.view(), saved.half->tensors[0].bytes.view());
   EXPECT_EQ(state->half->tensors[1].bytes.view(), "ab");
+  ASSERT_EQ(state->carried.size(), 2u);
+  EXPECT_EQ(state->carried[1].key, saved.carried[1].key);
+  EXPECT_EQ(state->carried[0].tensors[1].bytes.view(), "cd");
+  EXPECT_EQ(state->carried[1].tensors[1].bytes.view(), "ef");
 }
 
 TEST(StateCodec, AStateWithoutHalfTrainedRowsHasNoTensors) {

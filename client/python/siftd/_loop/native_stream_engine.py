@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from siftd._batches.native_info import Layout, fields_of, known_of
-from siftd._batches.state import PieceParts, load_piece
-from siftd._delivery.ledger import IntervalSet
+from siftd._batches.state import PieceParts
 from siftd._delivery.native_loader import key_arguments, native, trainer_hello
 from siftd._delivery.trainer_core import TrainerOptions
 from siftd._loop.native_outbox import NativeOutbox
+from siftd._loop.stream_state import StreamState
 from siftd._net.keys import KeyFiles
+
+INTERRUPTIBLE = 0.2  # seconds of one call: a signal is handled between two
 
 
 class NativeStreamEngine(NativeOutbox):
@@ -33,11 +36,10 @@ class NativeStreamEngine(NativeOutbox):
     ) -> None:
         """`state`: what `position` gave. Raises ConfigError for an endpoint that is none."""
         super().__init__(options.batch_size, Layout(), stream=True)
-        self.next_pass: dict[int, int] = {}  # by loader; restored
-        trained, half = self._restored(state)
+        self.state = StreamState(self.ledger, not options.endless, state)
         self.link = native().StreamLink(
             list(endpoints),
-            trainer_hello(options, incarnation, endpoints, self.next_pass, trained),
+            trainer_hello(options, incarnation, endpoints, self.state.next_pass, self.state.decided),
             loader_count=options.loaders,
             batch_size=options.batch_size,
             window=options.window,
@@ -48,64 +50,34 @@ class NativeStreamEngine(NativeOutbox):
             history=list(history),
             **key_arguments(keys),
         )
-        if half is not None:
-            (index, number), seq = half.key
-            epoch, ids, about = known_of(half)
-            self.link.restore(index, number, seq, epoch, ids, fields_of(half), about)
-
-    def _restored(self, state: dict[str, Any] | None) -> tuple[dict[int, dict[int, list[list[int]]]], Any]:
-        """Keys that are not to come again, by loader and pass; rows of the one that is half trained."""
-        if not state:
-            return {}, None
-        self.next_pass = {int(k): v for k, v in state["next_pass"].items()}
-        passes = {int(i): {int(n): pairs for n, pairs in by.items()} for i, by in state["trained"].items()}
-        for index, by_pass in passes.items():
-            for number, pairs in by_pass.items():
-                for begin, end in pairs:
-                    for seq in range(begin, end):
-                        self.ledger.decided(((index, number), seq), 0)
-        if state["half"] is None:
-            return passes, None
-        piece = load_piece(state["half"])
-        (index, number), seq = piece.key
-        self.ledger.resume_half(piece.key, piece.rows)
-        # Decided, so that it is not sent again; its rows are the state's.
-        merged = IntervalSet(passes.setdefault(index, {}).get(number, []))
-        merged.add(seq)
-        passes[index][number] = merged.pairs()
-        return passes, piece
+        for piece in self.state.rows:
+            (index, number), seq = piece.key
+            epoch, ids, about = known_of(piece)
+            self.link.restore(index, number, seq, epoch, ids, fields_of(piece), about)
 
     # ------------------------------------------------------------ state
     def position(self) -> dict[str, Any]:
         """As StreamEngine's."""
         posts, decided, untaken = self.link.position()
         self._post(posts)
-        waiting = [self._info(batch) for batch in untaken]
-        open_passes = {where for info in waiting for where, _, _ in info.keys}
-        open_passes |= {where for r in self.ready if r.info is not None for where, _, _ in r.info.keys}
-        open_passes |= set(self.handed.passes())
-        next_pass = dict(self.next_pass)
-        for index, number in enumerate(decided):
-            while number > next_pass.get(index, 0) and (index, number - 1) in open_passes:
-                number -= 1
-            if number > 0:
-                next_pass[index] = number
-        trained: dict[str, dict[str, list[list[int]]]] = {}
-        for (index, number), intervals in self.ledger.trained.items():
-            if number >= next_pass.get(index, 0):
-                trained.setdefault(str(index), {})[str(number)] = intervals.pairs()
-        half = self.ledger.half_trained()
-        parts = PieceParts()
-        if half is not None:
-            self.add_waiting(parts, half.__eq__)
-            for batch, info in zip(untaken, waiting, strict=True):
-                parts.add_batch(self._flat(batch), info, half.__eq__)
-        return {
-            "next_pass": {str(k): v for k, v in next_pass.items()},
-            "trained": trained,
-            "half": None if half is None else parts.saved({})[0],
-            "history": self.recent_scores(),
-        }
+        infos = [self._info(batch) for batch in untaken]
+        waiting = [k[0] for info in infos for k in info.keys]
+        waiting += [k[0] for r in self.ready if r.info is not None for k in r.info.keys]
+
+        def rows_of(wanted: Callable[[Any], bool]) -> PieceParts:
+            parts = PieceParts()
+            self.add_waiting(parts, wanted)
+            for batch, info in zip(untaken, infos, strict=True):
+                if any(wanted((where, seq)) for where, seq, _ in info.keys):
+                    parts.add_batch(self._flat(batch), info, wanted)
+            return parts
+
+        position = self.state.saved(dict(enumerate(decided)), self.handed.passes(), waiting, rows_of, {})
+        return position | {"history": self.recent_scores()}
+
+    def epoch_over(self) -> None:
+        """The loop was given the end of an epoch."""
+        self.state.epoch_over()
 
     # ------------------------------------------------------------ what it tells
     @property
@@ -123,4 +95,7 @@ class NativeStreamEngine(NativeOutbox):
 
     def finish(self, linger: float) -> None:
         """Tells the loaders that the run is over, and serves them until they have heard it, or for `linger` seconds."""
-        self.link.finish(linger)
+        deadline = time.monotonic() + linger
+        while not self.link.finish(min(INTERRUPTIBLE, max(0.0, deadline - time.monotonic()))):
+            if time.monotonic() >= deadline:
+                return

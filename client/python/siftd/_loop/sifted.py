@@ -173,5 +173,13 @@ class Sifted:
     def __enter__(self) -> Any:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """After an exception the run is not over: a stream's loaders wait for the next one."""
+        if kind is None:
+            self.close()
+        else:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Ends without the word that the run is over."""
         self.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,9 @@ from siftd._batches.handed import Ready
 from siftd._batches.outbox import OnDecision, Outbox
 from siftd._batches.piece import Piece
 from siftd._batches.row_info import RowInfo
-from siftd._batches.state import PieceParts, load_piece
-from siftd._delivery.ledger import IntervalSet
+from siftd._batches.state import PieceParts
 from siftd._delivery.trainer_core import EpochMark, TrainerCore
+from siftd._loop.stream_state import StreamState
 from siftd._net.transport import IoThread
 from siftd._select.recent_scores import RecentScores
 from siftd._wire.codec import wire_pb2
@@ -32,79 +33,52 @@ log = logging.getLogger("siftd")
 
 class StreamEngine(Outbox):
     def __init__(
-        self, batch_size: int, prefetch: int, drop_last: bool, pad: structure.Pad, history: RecentScores,
-        on_decision: OnDecision | None,
+        self, batch_size: int, prefetch: int, lockstep: bool, drop_last: bool, pad: structure.Pad,
+        history: RecentScores, on_decision: OnDecision | None,
     ) -> None:  # fmt: skip
+        """`lockstep`: an epoch is one pass of each loader."""
         super().__init__(batch_size, pad)
+        self._lockstep = lockstep
+        self.state = StreamState(self.ledger, lockstep)
         self._batch_size, self._prefetch, self._drop_last = batch_size, prefetch, drop_last
         self._pad, self._on_decision = pad, on_decision
         self.core: TrainerCore | None = None  # set before the I/O thread starts
         self.history = history  # guarded by lock, like all below
         self.finishing = False
-        self.next_pass: dict[int, int] = {}  # by loader; restored
+        self._decided: dict[int, int] = {}  # by loader: a lower pass is decided, and its rows are here
         self._boundaries: deque[tuple[int, int]] = deque()  # (epoch, rows added when it was complete)
         self._added = 0  # rows, to the assembler
 
     # ------------------------------------------------------------ the caller's thread
     def position(self) -> dict[str, Any]:
-        """What is trained, and the untrained rows of the one key that is half trained."""
+        """What is trained, and the untrained rows that no loader brings again."""
         with self.lock:
-            # A pass is behind us once its end was handed out; until then its trained keys are told one by one.
-            next_pass = dict(self.next_pass)
-            for index, state in self.core.loaders.items() if self.core is not None else ():
-                number = state.next_pass
-                while number > next_pass.get(index, 0) and self._pending_of(index, number - 1):
-                    number -= 1
-                next_pass[index] = number
-            trained: dict[str, dict[str, list[list[int]]]] = {}
-            for (index, number), intervals in self.ledger.trained.items():
-                if number >= next_pass.get(index, 0):
-                    trained.setdefault(str(index), {})[str(number)] = intervals.pairs()
-            return {
-                "next_pass": {str(k): v for k, v in next_pass.items()},
-                "trained": trained,
-                "half": self._half_trained(),
-                "history": self.history.sample(),
-            }
+            waiting = [key[0] for key in self.assembler.waiting()]
+            waiting += [k[0] for r in self.ready if r.info is not None for k in r.info.keys]
+            position = self.state.saved(self._decided, self.handed.passes(), waiting, self._rows_of, self._pad)
+            return position | {"history": self.history.sample()}
 
-    def _pending_of(self, index: int, number: int) -> bool:
-        """Rows of this pass wait to be handed out. REQUIRES: lock held"""
-        waiting = [key[0] for key in self.assembler.waiting()]
-        waiting += [k[0] for r in self.ready if r.info is not None for k in r.info.keys]
-        waiting += self.handed.passes()
-        return (index, number) in waiting
-
-    def _half_trained(self) -> dict[str, Any] | None:
-        half = self.ledger.half_trained()
-        if half is None:
-            return None
+    def _rows_of(self, wanted: Callable[[Any], bool]) -> PieceParts:
+        """REQUIRES: lock held"""
         parts = PieceParts()
-        self.add_waiting(parts, half.__eq__)
+        self.add_waiting(parts, wanted)
         for piece in self.assembler.unhanded():
-            if piece.key == half:
+            if wanted(piece.key):
                 parts.add(piece.key, piece.flat, piece.info)
-        return parts.saved(self._pad)[0]
+        return parts
 
     def restore(self, state: dict[str, Any]) -> None:
         """What `position` gave. REQUIRES: the core is set, no thread runs"""
         assert self.core is not None
-        self.next_pass = {int(k): v for k, v in state["next_pass"].items()}
-        passes = {int(i): {int(n): pairs for n, pairs in by.items()} for i, by in state["trained"].items()}
-        for index, by_pass in passes.items():
-            for number, pairs in by_pass.items():
-                for begin, end in pairs:
-                    for seq in range(begin, end):
-                        self.ledger.decided(((index, number), seq), 0)
-        if state["half"] is not None:
-            piece = load_piece(state["half"])
-            (index, number), seq = piece.key
-            self.ledger.resume_half(piece.key, piece.rows)
+        self.state = StreamState(self.ledger, self._lockstep, state)
+        self._decided = dict(self.state.next_pass)
+        for piece in self.state.rows:
             self._buffer(piece)
-            # Decided, so that it is not sent again; its rows are the state's.
-            merged = IntervalSet(passes.setdefault(index, {}).get(number, []))
-            merged.add(seq)
-            passes[index][number] = merged.pairs()
-        self.core.restore(self.next_pass, passes, 0)
+        self.core.restore(self.state.next_pass, self.state.decided, 0)
+
+    def epoch_over(self) -> None:
+        """The loop was given the end of an epoch."""
+        self.state.epoch_over()
 
     def _buffer(self, piece: Piece) -> None:
         self.assembler.add(piece)
@@ -157,6 +131,7 @@ class StreamEngine(Outbox):
         assert core is not None
         with self.lock:
             accepted, core.accepted = core.accepted, []
+        decided = {index: of.next_pass for index, of in core.loaders.items()} if accepted else self._decided
         # Copies rows that are not aligned: not under the lock.
         pieces = [None if isinstance(a, EpochMark) else self._piece(*a) for a in accepted]
         with self.lock:
@@ -165,6 +140,7 @@ class StreamEngine(Outbox):
                     self._boundaries.append((item.epoch, self._added))
                 elif piece is not None:
                     self._accept(item[0], piece)
+            self._decided = decided
             core.step = self.steps
             self.stats.duplicates, self.stats.workers = core.duplicates, core.connected
             quiet = self._fill(now)

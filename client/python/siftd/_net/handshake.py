@@ -82,15 +82,16 @@ class HandshakeWatch:
         return Refusal(self._ended(), False)
 
     def _ended(self) -> str:
-        """Also where the worker noticed first that one side encrypts and the other does not."""
+        """Either end may notice first that only one of them encrypts; the other one sees an end."""
         if self._keys is None:
             return (
-                "handshake failed: what listens there speaks another protocol; is it a siftd worker, and one without "
-                "keys?"
+                "handshake failed: the connection ends in it; the worker takes encrypted connections only (then give "
+                "keys: SIFTD_KEYS), is just ending, or is no siftd worker"
             )
         return (
-            f"handshake failed: the connection ends in it; is {self._keys.files.worker!r} the public key of the "
-            "worker there, and was that started with keys?"
+            f"handshake failed: the connection ends in it; {self._keys.files.worker!r} is not the public key of the "
+            "worker there, or that does not encrypt (then start it with --key-file and --client-keys), or it is just "
+            "ending"
         )
 
     def close(self) -> None:
