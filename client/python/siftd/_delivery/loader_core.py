@@ -122,7 +122,7 @@ class LoaderCore(ClientCore):
     @property
     def _verdicts(self) -> bool:
         """The mode; what belongs to the other one is dropped."""
-        return self.options.mode == wire_pb2.MODE_VERDICTS
+        return bool(self.options.mode == wire_pb2.MODE_VERDICTS)
 
     @property
     def outstanding(self) -> int:

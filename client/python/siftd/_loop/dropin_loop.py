@@ -59,7 +59,7 @@ class DropInLoop(Sifted):
     _timeout: float
     _starve_timeout: float
     _step_on_next: bool
-    _pad: structure.Pad
+    _pad: dict[str, float | tuple[float, str]]
     _job: str
     _on_decision: OnDecision | None
     _deterministic: bool
