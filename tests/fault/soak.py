@@ -95,6 +95,9 @@ def soak(minutes: float, seed: int, pattern: str, jobs: int, out: Path) -> int:
                 folder = running.pop(future)
                 outcome = future.result()
                 outcomes.append(outcome)
+                left = max(0.0, until - time.monotonic()) / 60
+                word = "passed" if outcome.passed else "FAILED"
+                print(f"{left:6.1f} min left  {outcome.row} {word} in {outcome.seconds:.1f} s", flush=True)
                 if outcome.passed:
                     shutil.rmtree(folder)
                 elif failed is None:
