@@ -117,7 +117,9 @@ std::string ValueOf(std::string_view text, std::string_view field) {
 
 Status CheckKey(const std::string& path, const char* field, const std::string& key) {
   std::array<std::uint8_t, 32> bytes{};
-  if (key.size() == kKeyText && zmq_z85_decode(bytes.data(), key.c_str()) != nullptr)
+  // libzmq reads up to a zero byte, and takes a shorter text too.
+  if (key.size() == kKeyText && key.find('\0') == std::string::npos &&
+      zmq_z85_decode(bytes.data(), key.c_str()) != nullptr)
     return OkStatus();
   return InvalidArgument("key file '" + path + "': " + field +
                          (key.empty() ? " is not there" : " is no key") +
