@@ -117,7 +117,9 @@ std::string ValueOf(std::string_view text, std::string_view field) {
 
 Status CheckKey(const std::string& path, const char* field, const std::string& key) {
   std::array<std::uint8_t, 32> bytes{};
-  if (key.size() == kKeyText && zmq_z85_decode(bytes.data(), key.c_str()) != nullptr)
+  // libzmq reads up to a zero byte, and takes a shorter text too.
+  if (key.size() == kKeyText && key.find('\0') == std::string::npos &&
+      zmq_z85_decode(bytes.data(), key.c_str()) != nullptr)
     return OkStatus();
   return InvalidArgument("key file '" + path + "': " + field +
                          (key.empty() ? " is not there" : " is no key") +
@@ -154,15 +156,6 @@ Status WriteWhole(const std::string& path, const std::string& text, mode_t mode,
   return rc == 0 ? OkStatus() : Unavailable(failed + why);
 }
 
-std::string KeyText(const std::string& about, const std::string& public_key,
-                    const std::string& secret_key) {
-  std::string text = "#   " + about + "\n";
-  text += "#   In the form of a ZeroMQ certificate (czmq, pyzmq); keys in Z85.\n\ncurve\n";
-  text += "    public-key = \"" + public_key + "\"\n";
-  if (!secret_key.empty()) text += "    secret-key = \"" + secret_key + "\"\n";
-  return text;
-}
-
 }  // namespace
 
 Result<CurveKeys> MakeCurveKeys() {
@@ -174,8 +167,16 @@ Result<CurveKeys> MakeCurveKeys() {
   return CurveKeys{public_key, secret_key};
 }
 
-Result<CurveKeys> ReadSecretKeyFile(const std::string& path) {
-  SIFTD_ASSIGN_OR_RETURN(const std::string text, ReadKeyText(path, true));
+std::string KeyFileText(const std::string& about, const std::string& public_key,
+                        const std::string& secret_key) {
+  std::string text = "#   " + about + "\n";
+  text += "#   In the form of a ZeroMQ certificate (czmq, pyzmq); keys in Z85.\n\ncurve\n";
+  text += "    public-key = \"" + public_key + "\"\n";
+  if (!secret_key.empty()) text += "    secret-key = \"" + secret_key + "\"\n";
+  return text;
+}
+
+Result<CurveKeys> ParseSecretKey(std::string_view text, const std::string& path) {
   CurveKeys keys{ValueOf(text, "public-key"), ValueOf(text, "secret-key")};
   SIFTD_RETURN_IF_ERROR(CheckKey(path, "public-key", keys.public_key));
   SIFTD_RETURN_IF_ERROR(CheckKey(path, "secret-key", keys.secret_key));
@@ -188,8 +189,7 @@ Result<CurveKeys> ReadSecretKeyFile(const std::string& path) {
   return keys;
 }
 
-Result<std::string> ReadPublicKeyFile(const std::string& path) {
-  SIFTD_ASSIGN_OR_RETURN(const std::string text, ReadKeyText(path, false));
+Result<std::string> ParsePublicKey(std::string_view text, const std::string& path) {
   if (!ValueOf(text, "secret-key").empty()) {
     return InvalidArgument("key file '" + path +
                            "' holds a secret key; allowed here: the public one, NAME.key, alone");
@@ -197,6 +197,16 @@ Result<std::string> ReadPublicKeyFile(const std::string& path) {
   std::string key = ValueOf(text, "public-key");
   SIFTD_RETURN_IF_ERROR(CheckKey(path, "public-key", key));
   return key;
+}
+
+Result<CurveKeys> ReadSecretKeyFile(const std::string& path) {
+  SIFTD_ASSIGN_OR_RETURN(const std::string text, ReadKeyText(path, true));
+  return ParseSecretKey(text, path);
+}
+
+Result<std::string> ReadPublicKeyFile(const std::string& path) {
+  SIFTD_ASSIGN_OR_RETURN(const std::string text, ReadKeyText(path, false));
+  return ParsePublicKey(text, path);
 }
 
 Result<ClientKeys> ReadClientKeys(const std::string& keys, const std::string& worker_key) {
@@ -215,12 +225,12 @@ Result<ClientKeys> ReadClientKeys(const std::string& keys, const std::string& wo
 
 Status WriteSecretKeyFile(const std::string& path, const std::string& about, const CurveKeys& keys,
                           bool force) {
-  return WriteWhole(path, KeyText(about, keys.public_key, keys.secret_key), 0600, force);
+  return WriteWhole(path, KeyFileText(about, keys.public_key, keys.secret_key), 0600, force);
 }
 
 Status WritePublicKeyFile(const std::string& path, const std::string& about,
                           const std::string& public_key, bool force) {
-  return WriteWhole(path, KeyText(about, public_key, ""), 0644, force);
+  return WriteWhole(path, KeyFileText(about, public_key, ""), 0644, force);
 }
 
 Status CheckOnlyOwnerWrites(const std::string& path) {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "pipeline/base/status.h"
 
@@ -25,6 +26,12 @@ struct ClientKeys {
 
 // A fresh pair. Error: this libzmq has no CURVE.
 Result<CurveKeys> MakeCurveKeys();
+
+// What the files say, and how it is read; `path`: for texts. Pure. No secret key: a public file.
+std::string KeyFileText(const std::string& about, const std::string& public_key,
+                        const std::string& secret_key);
+Result<CurveKeys> ParseSecretKey(std::string_view text, const std::string& path);
+Result<std::string> ParsePublicKey(std::string_view text, const std::string& path);
 
 Result<CurveKeys> ReadSecretKeyFile(const std::string& path);
 Result<std::string> ReadPublicKeyFile(const std::string& path);

@@ -138,6 +138,17 @@ def seeds() -> Iterator[tuple[str, str, bytes]]:
         yield "config", file.stem, file.read_bytes()
     yield "config", "policy", b'lanes: 3 policy { loss_cdf { keep: 0.5 } modifiers { interrupt: 4 } column: "loss" }'
 
+    # The example keys of the ZeroMQ manual, of nobody.
+    public = b'curve\n    public-key = "Yne@$w-vo<fVvi]a<NY6T1ed:M$fCG*[IaLV{hID"\n'
+    secret = public + b'    secret-key = "D:)Q[IlAW!ahhC2ac:9*A}h:p?([4%wOTJ%JR%cs"\n'
+    yield "key_file", "public", b"#   a client\n\n" + public
+    yield "key_file", "secret", secret
+    yield (
+        "key_file",
+        "other_pair",
+        secret.replace(b"Yne@$w-vo<fVvi]a<NY6T1ed:M$fCG*[IaLV{hID", b"rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"),
+    )
+
 
 def main(folder: Path) -> None:
     for target, name, data in seeds():

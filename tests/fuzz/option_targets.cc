@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
 
+#include "pipeline/net/key_files.h"
 #include "pipeline/select/selector.h"
 #include "pipeline/wire/policy_codec.h"
 #include "tests/fuzz/targets.h"
@@ -65,6 +67,32 @@ void FuzzConfig(Input input) {
   if (!valid) return;
   Demand(read.ok(), "what was read can be written");
   Demand(ConfigText(again) == written, "and says the same");
+}
+
+void FuzzKeyFile(Input input) {
+  const std::string text(reinterpret_cast<const char*>(input.data()), input.size());
+  const auto is_key = [](const std::string& key) {
+    return key.size() == 40 &&
+           std::all_of(key.begin(), key.end(), [](char c) { return c > ' ' && c <= '~'; });
+  };
+  const auto secret = ParseSecretKey(text, "f");
+  const auto open = ParsePublicKey(text, "f");
+  Demand(!secret.ok() || !open.ok(), "a secret file is no public one");
+  for (const Status& status : {secret.status(), open.status()}) {
+    Demand(status.ok() || status.message().size() < 200, "an error is one line");
+    Demand(!secret.ok() || status.message().find(secret->secret_key) == std::string::npos,
+           "no error shows a secret");
+  }
+  if (secret.ok()) {
+    Demand(is_key(secret->public_key) && is_key(secret->secret_key), "what is read are keys");
+    const auto again = ParseSecretKey(KeyFileText("x", secret->public_key, secret->secret_key), "");
+    Demand(again.ok() && again->secret_key == secret->secret_key, "what is read can be written");
+  }
+  if (open.ok()) {
+    Demand(is_key(*open), "what is read is a key");
+    const auto again = ParsePublicKey(KeyFileText("x", *open, ""), "");
+    Demand(again.ok() && *again == *open, "what is read can be written");
+  }
 }
 
 }  // namespace siftd::fuzz

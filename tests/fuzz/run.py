@@ -48,8 +48,9 @@ def command(run: Run, args: argparse.Namespace, folder: Path) -> list[str]:
     # The first folder takes what is new.
     folders = [str(f) for f in (corpus, *seeds) if f.is_dir()]
     limit = [f"-runs={args.runs}"] if args.runs else [f"-max_total_time={args.seconds}"]
-    return [str(program), *limit, "-max_len=8192", "-timeout=20", "-rss_limit_mb=2048", "-print_final_stats=1",
-            f"-artifact_prefix={folder}/", *folders]  # fmt: skip
+    # Entropic weights take three quarters of the time where an input reaches thousands of features, as the cores' do.
+    options = ["-entropic=0", "-max_len=8192", "-timeout=20", "-rss_limit_mb=2048", "-print_final_stats=1"]
+    return [str(program), *limit, *options, f"-artifact_prefix={folder}/", *folders]
 
 
 def fuzz(run: Run, args: argparse.Namespace) -> Run:

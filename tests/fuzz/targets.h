@@ -21,8 +21,9 @@ void FuzzManifest(Input input);  // the manifest inside a scorer archive
 void FuzzStaging(Input input);   // a publisher's Begin, Chunk and Commit in any order
 
 // option_targets.cc
-void FuzzPolicy(Input input);  // a JobSpec's header; what is in range decides a batch
-void FuzzConfig(Input input);  // the worker's configuration text
+void FuzzPolicy(Input input);   // a JobSpec's header; what is in range decides a batch
+void FuzzConfig(Input input);   // the worker's configuration text
+void FuzzKeyFile(Input input);  // text of a key file, read as a secret and as a public one
 
 // worker_target.cc, client_targets.cc: messages of many sessions, time, lost links
 void FuzzWorkerCore(Input input);
@@ -44,6 +45,7 @@ inline constexpr std::array kTargets{
     Target{"staging", FuzzStaging},
     Target{"policy", FuzzPolicy},
     Target{"config", FuzzConfig},
+    Target{"key_file", FuzzKeyFile},
     Target{"worker_core", FuzzWorkerCore},
     Target{"loader_core", FuzzLoaderCore},
     Target{"trainer_core", FuzzTrainerCore},

@@ -24,6 +24,7 @@ class FuzzedWorker {
       Step(bytes_.Byte());
       Act();
     }
+    Demand(Decode(Encode(core_.Snapshot(now_))).ok(), "the status can be sent");
     core_.StartDrain("the input is over", now_);
     Act();
     core_.OnTick(now_ + std::chrono::hours(1));
@@ -92,9 +93,7 @@ class FuzzedWorker {
       if (actions.admitted.empty()) break;
       for (const ScoredBatchPtr& batch : actions.admitted) Decide(batch);
     }
-    const StatusReply status = core_.Snapshot(now_);
-    Demand(status.held_bytes <= kMostHeld, "what is held is bounded");
-    Demand(Decode(Encode(status)).ok(), "the status can be sent");
+    Demand(core_.Snapshot(now_).held_bytes <= kMostHeld, "what is held is bounded");
   }
 
   // As the graph does.

@@ -57,12 +57,17 @@ TEST(LoaderClient, ARefusedHandshakeEndsTheWaitAndNamesEndpointAndStage) {
   const std::string stranger = keys.AddClient("stranger", {});
   for (const std::string& own : {stranger, std::string()}) {
     LoaderOptions loader_options{.client = {.endpoints = {router->BoundEndpoint()}, .keys = own}};
-    loader_options.start_timeout = std::chrono::seconds(60);
-    auto loader = LoaderClient::Connect(loader_options);
-    ASSERT_TRUE(loader.ok()) << loader.status().ToString();
-    const auto pass = (*loader)->NextPass();
-    EXPECT_EQ(pass.status().code(), Code::kFailedPrecondition);
-    EXPECT_THAT(pass.status().message(),
+    loader_options.start_timeout = std::chrono::seconds(3);
+    Status refused;
+    // Without keys, which side notices first is chance; libzmq tries again later and later.
+    for (int i = 0; i < 20 && refused.code() != Code::kFailedPrecondition; ++i) {
+      auto loader = LoaderClient::Connect(loader_options);
+      ASSERT_TRUE(loader.ok()) << loader.status().ToString();
+      refused = (*loader)->NextPass().status();
+      EXPECT_TRUE(own.empty() || refused.code() == Code::kFailedPrecondition) << "at once";
+    }
+    EXPECT_EQ(refused.code(), Code::kFailedPrecondition);
+    EXPECT_THAT(refused.message(),
                 AllOf(HasSubstr(router->BoundEndpoint()), HasSubstr("handshake refused"),
                       HasSubstr(own.empty() ? "encrypted connections only" : "client_keys")));
   }

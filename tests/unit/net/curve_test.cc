@@ -74,12 +74,16 @@ class CurveTest : public testing::Test {
     return received;
   }
   DealerPool::Refused RefusalOf(Client& client, bool for_good = true) {
-    // Which side notices first is chance; one of the attempts tells.
+    // Which side notices first is chance; one of the attempts tells. Made anew, they are not put
+    // off for longer and longer.
     DealerPool::Refused found;
     Until("a refusal", [&] {
       client.Poll();
       EXPECT_FALSE(client.Send("x"));
-      for (DealerPool::Refused& refused : client.pool.TakeRefused()) found = std::move(refused);
+      for (DealerPool::Refused& refused : client.pool.TakeRefused()) {
+        found = std::move(refused);
+        if (for_good && !found.for_good) client.pool.Reopen(0);
+      }
       return !found.why.empty() && (found.for_good || !for_good);
     });
     return found;

@@ -106,6 +106,13 @@ TEST_F(KeyFiles, WhatIsNoKeyIsRefusedByFieldWithoutShowingIt) {
           .ok());
 }
 
+TEST_F(KeyFiles, AKeyThatAZeroByteCutsShortIsRefused) {
+  std::string key = MakeCurveKeys().value().public_key;
+  key[5] = '\0';
+  const std::string path = File("public-key = \"" + key + "\"\n", 0644);
+  EXPECT_THAT(ReadPublicKeyFile(path).status().message(), HasSubstr("public-key is no key"));
+}
+
 TEST_F(KeyFiles, SpoiltFilesAreReadOrRefusedNeverMore) {
   const std::string good = Text(keys_.worker_secret());
   std::mt19937 rng(5);
