@@ -2,6 +2,9 @@
 // Router and dealers with keys: who gets in, as what, and what the others are told.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <functional>
@@ -17,6 +20,7 @@ namespace siftd {
 namespace {
 
 using testing::AllOf;
+using testing::AnyOf;
 using testing::HasSubstr;
 
 constexpr auto kDeadline = std::chrono::seconds(20);
@@ -182,20 +186,61 @@ TEST_F(CurveTest, AKeyThatIsTakenAwayHasNoRightsAnyMore) {
   EXPECT_TRUE(router_->Rights(of_bob).Allows(Role::kLoader));
 }
 
+// Greets as a worker does and stays: its client sees first what the other side does not speak.
+class Greeter {
+ public:
+  Greeter() {
+    EXPECT_EQ(bind(listener_, reinterpret_cast<sockaddr*>(&address_), size_), 0);
+    EXPECT_EQ(listen(listener_, 1), 0);
+    EXPECT_EQ(getsockname(listener_, reinterpret_cast<sockaddr*>(&address_), &size_), 0);
+  }
+  ~Greeter() {
+    close(worker_);
+    close(listener_);
+  }
+  Greeter(const Greeter&) = delete;
+  Greeter& operator=(const Greeter&) = delete;
+  std::string endpoint() const {
+    return "tcp://127.0.0.1:" + std::to_string(ntohs(address_.sin_port));
+  }
+  void Greet(const std::string& mechanism) {
+    worker_ = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
+    std::string greeting("\xff\0\0\0\0\0\0\0\x01\x7f\x03\x01", 12);
+    greeting += mechanism;
+    greeting.resize(64);
+    EXPECT_EQ(send(worker_, greeting.data(), greeting.size(), MSG_NOSIGNAL), 64);
+  }
+
+ private:
+  const int listener_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  int worker_ = -1;
+  sockaddr_in address_{AF_INET, 0, {htonl(INADDR_LOOPBACK)}, {}};
+  socklen_t size_ = sizeof(address_);
+};
+
 TEST_F(CurveTest, AClientWithoutKeysIsTold) {
-  Bind();
-  Client client(router_->BoundEndpoint());
+  Greeter worker;
+  Client client(worker.endpoint());
+  worker.Greet("CURVE");
   const auto refused = RefusalOf(client);
   EXPECT_TRUE(refused.for_good);
   EXPECT_THAT(refused.why,
               AllOf(HasSubstr("encrypted connections only"), HasSubstr("siftd keygen")));
+}
+
+TEST_F(CurveTest, AClientWithoutKeysIsToldAlsoWhereTheWorkerSeesItFirst) {
+  Bind();
+  Client client(router_->BoundEndpoint());
+  EXPECT_THAT(RefusalOf(client, false).why,
+              AnyOf(HasSubstr("encrypted connections only"), HasSubstr("one without keys")));
   Until("the count", [&] { return router_->refused_handshakes() > 0; });
 }
 
 TEST_F(CurveTest, AClientWithKeysIsToldOfAWorkerWithout) {
   keys_.AddClient("alice", {Role::kLoader});
-  router_ = std::move(RouterEndpoint::Bind({})).value();
-  Client client(router_->BoundEndpoint(), Keys("alice"));
+  Greeter worker;
+  Client client(worker.endpoint(), Keys("alice"));
+  worker.Greet("NULL");
   const auto refused = RefusalOf(client);
   EXPECT_TRUE(refused.for_good);
   EXPECT_THAT(refused.why, AllOf(HasSubstr("does not encrypt"), HasSubstr("--key-file")));
