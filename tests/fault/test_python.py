@@ -174,9 +174,11 @@ def test_dropin_kill_over_libtorch(make_job: MakeJob) -> None:
     """The worker itself, its scorer a TorchScript archive that the drop-in sent."""
     on = PythonJob(make_job)
     dead = on.job.worker("w0", fault=f"score:{passage(6, 15)}:kill", real=True)
-    on.job.worker("w1", real=True)
-    on.dropin()
+    spare = on.job.proxy("")
+    on.dropin(endpoints=[on.job.endpoint("w0"), spare.endpoint])
     assert dead.wait_end(60) == -signal.SIGKILL
+    on.job.worker("w1", real=True)  # so quick that w0 would find all work done
+    spare.retarget(on.job.endpoint("w1"))
     assert not on.job.finish().unsifted
 
 
