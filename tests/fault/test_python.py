@@ -42,6 +42,14 @@ class PythonJob:
     def dropin(self, *flags: str, endpoints: Sequence[str] | None = None, gated: int = -1) -> Process:
         return self.start("dropin", *flags, endpoints=endpoints, gated=gated)
 
+    def dropin_with_all(self, *workers: Process, endpoints: Sequence[str] | None = None) -> Process:
+        """A drop-in that goes on past its first steps once these have weights: else one may do all the work."""
+        trainer = self.dropin(endpoints=endpoints, gated=2)
+        for worker in workers:
+            worker.wait_event("update", timeout=60)
+        self.job.open_gate()
+        return trainer
+
     def stream(self, *flags: str, gated: int = -1) -> Process:
         return self.start("trainer", "--loaders", str(self.job.spec.loaders), *flags, gated=gated)
 
@@ -53,7 +61,7 @@ class PythonJob:
 def dropin_kill(on: PythonJob) -> None:
     dead = on.job.worker("w0", fault=f"score:{passage(6, 15)}:kill")
     on.job.worker("w1")
-    on.dropin()
+    on.dropin_with_all(dead)
     assert dead.wait_end(60) == -signal.SIGKILL
     assert not on.job.finish().unsifted
 
@@ -70,7 +78,7 @@ def test_dropin_kill_while_emitting(make_job: MakeJob) -> None:
     on = PythonJob(make_job)
     dead = on.job.worker("w0", fault=f"emit:{passage(4, 15)}:kill")
     on.job.worker("w1")
-    on.dropin()
+    on.dropin_with_all(dead)
     assert dead.wait_end(60) == -signal.SIGKILL
     on.job.finish()
 
@@ -93,7 +101,7 @@ def test_dropin_black_hole(make_job: MakeJob) -> None:
     holed = on.job.worker("w0", cost_us=50_000)  # so long that batches of it are always under way
     on.job.worker("w1", cost_us=50_000)
     way = on.job.proxy("w0")
-    trainer = on.dropin(endpoints=[way.endpoint, on.job.endpoint("w1")])
+    trainer = on.dropin_with_all(holed, endpoints=[way.endpoint, on.job.endpoint("w1")])
     holed.wait_event("scoring", 3, timeout=60)
     way.hole()
     on.job.finish()
@@ -117,7 +125,7 @@ def test_dropin_hung_worker(make_job: MakeJob) -> None:
     on = PythonJob(make_job)
     hung = on.job.worker("w0", fault=f"score:{passage(6, 15)}:stop")
     on.job.worker("w1")
-    on.dropin()
+    on.dropin_with_all(hung)
     hung.wait_stopped(60)
     assert not on.job.finish().unsifted
 
@@ -137,6 +145,7 @@ def test_stream_kill_between_ack_and_settled(make_job: MakeJob) -> None:
     dead = on.job.worker("w0", fault=f"ack:{passage(2, 8)}:kill")
     on.job.worker("w1")
     on.stream()
+    dead.wait_event("update", timeout=60)
     for index in range(2):
         on.loader(index)
     assert dead.wait_end(60) == -signal.SIGKILL
