@@ -15,31 +15,34 @@ void TrainProgress::Trained(const std::vector<RowSpan>& spans) {
       half_ = span.key;
     }
   }
-  CloseGroups();
+  CloseTrained();
 }
 
 void TrainProgress::PassesEnded(std::vector<EpochEnd> passes, bool lockstep) {
   groups_.push_back({std::move(passes), lockstep});
-  CloseGroups();
+  CloseTrained();
 }
 
 void TrainProgress::EpochOver() {
-  if (!groups_.empty()) groups_.front().over = true;
-  CloseGroups();
+  if (groups_.empty()) return;
+  Close(groups_.front());
+  groups_.erase(groups_.begin());
 }
 
-void TrainProgress::CloseGroups() {
-  std::erase_if(groups_, [this](const Group& group) {
-    const auto trained = [this](const EpochEnd& e) {
-      return trained_.Complete(e.loader, e.pass, e.batches);
-    };
-    const bool complete = group.lockstep
-                              ? group.over
-                              : std::all_of(group.passes.begin(), group.passes.end(), trained);
-    if (!complete) return false;
-    for (const EpochEnd& end : group.passes) trained_.Close(end.loader, end.pass);
+void TrainProgress::CloseTrained() {
+  const auto trained = [this](const EpochEnd& e) {
+    return trained_.Complete(e.loader, e.pass, e.batches);
+  };
+  std::erase_if(groups_, [&](const Group& group) {
+    if (group.lockstep || !std::all_of(group.passes.begin(), group.passes.end(), trained))
+      return false;
+    Close(group);
     return true;
   });
+}
+
+void TrainProgress::Close(const Group& group) {
+  for (const EpochEnd& end : group.passes) trained_.Close(end.loader, end.pass);
 }
 
 DecidedSet TrainProgress::Decided() const {

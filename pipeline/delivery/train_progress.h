@@ -41,9 +41,9 @@ class TrainProgress {
   struct Group {
     std::vector<EpochEnd> passes;
     bool lockstep = false;
-    bool over = false;
   };
-  void CloseGroups();
+  void CloseTrained();
+  void Close(const Group& group);
 
   DecidedKeys trained_;
   std::optional<BatchKey> half_;

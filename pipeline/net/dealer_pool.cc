@@ -49,8 +49,7 @@ std::string Explain(net::HandshakeWatch::Outcome outcome, const std::optional<Cl
   }
   return "handshake failed: the connection ends in it; '" + keys->worker_file +
          "' is not the public key of the worker there, or that does not encrypt (then start it "
-         "with "
-         "--key-file and --client-keys), or it is just ending";
+         "with --key-file and --client-keys), or it is just ending";
 }
 
 }  // namespace

@@ -15,7 +15,7 @@ from typing import Any
 
 import checker
 from archive import write_archive
-from process import BUILD, Process, program, wait_until
+from process import SIFTD, Process, program, wait_until
 from proxy import Proxy
 
 HEARTBEAT = 0.3  # seconds, of all workers here
@@ -87,7 +87,7 @@ class FaultJob:
             "--parent-pid": str(os.getpid()),
         }
         settings = [a for f, v in usual.items() if f not in flags for a in (f, v)]
-        binary = [str(BUILD / "worker" / "siftd"), "worker"] if real else [program("siftd_fault_worker")]
+        binary = [SIFTD, "worker"] if real else [program("siftd_fault_worker")]
         command = [*binary, *self._scorer, *settings, *flags]
         return self.start(name, command, fault=fault, files=files, writes_events=not real)
 
@@ -191,7 +191,7 @@ class FaultJob:
 
     def wait_for_loaders(self, worker: str) -> None:
         """Until each loader has a session with credit there."""
-        command = [str(BUILD / "worker" / "siftd"), "status", "--json", self.endpoint(worker)]
+        command = [SIFTD, "status", "--json", self.endpoint(worker)]
 
         def all_there() -> bool:
             answer = subprocess.run(command, capture_output=True, text=True, timeout=30)

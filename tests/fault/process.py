@@ -19,6 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("SIFTD_BUILD_DIR", ROOT / "build"))
 
 
+SIFTD = str(BUILD / "worker" / "siftd")
+
+
 def program(name: str) -> str:
     path = BUILD / "tests" / "fault" / name
     assert path.exists(), f"{path} is not there: run ./dev build"

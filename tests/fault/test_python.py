@@ -166,13 +166,19 @@ def test_stream_not_compiled_black_hole(make_job: MakeJob) -> None:
     on.job.finish()
 
 
-def test_stream_loader_killed_and_started_again(make_job: MakeJob) -> None:
+def stream_at_its_gate(make_job: MakeJob) -> tuple[PythonJob, Process, Process]:
+    """Two workers and two loaders; the trainer waits in mid-epoch. Job, trainer, loader 0."""
     on = PythonJob(make_job, loaders=2)
     on.job.worker("w0")
     on.job.worker("w1")
     trainer = on.stream(gated=8)
     first, _ = on.loader(0), on.loader(1)
     trainer.wait_event("gate", timeout=60)
+    return on, trainer, first
+
+
+def test_stream_loader_killed_and_started_again(make_job: MakeJob) -> None:
+    on, _, first = stream_at_its_gate(make_job)
     first.kill()
     on.loader(0)
     on.job.open_gate()
@@ -221,12 +227,7 @@ def test_sigterm_to_the_dropin_ends_its_own_workers(make_job: MakeJob) -> None:
 
 
 def test_sigint_to_the_stream_and_to_its_loader(make_job: MakeJob) -> None:
-    on = PythonJob(make_job, loaders=2)
-    on.job.worker("w0")
-    on.job.worker("w1")
-    trainer = on.stream(gated=8)
-    first, _ = on.loader(0), on.loader(1)
-    trainer.wait_event("gate", timeout=60)
+    on, trainer, first = stream_at_its_gate(make_job)
     for process in (first, trainer):
         process.signal(signal.SIGINT)
         assert process.wait_end(20) == -signal.SIGINT

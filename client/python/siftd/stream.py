@@ -262,7 +262,7 @@ class StreamLoader(Sifted):
         if item.error is not None:
             raise item.error
         if item.flat is None or item.info is None:
-            engine.epoch_over()
+            engine.state.epoch_over()
             return None
         self._handed_out(item.info)
         batch = structure.hand_out(item.flat, self._device, self._pin_memory)

@@ -7,13 +7,12 @@ ROLE is dropin (a SiftingDataLoader), trainer (a StreamLoader) or loader (a Cand
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import logging
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +80,7 @@ class Trainer:
         return self.step == self.flags.stop_after
 
     def wait_for_gate(self) -> None:
-        if not self.flags.gate or self.step < self.allowed:
-            return
-        if self.opened():
+        if not self.flags.gate or self.step < self.allowed or self.opened():
             return
         self.events.write("gate", step=self.step)
         while not self.opened():
@@ -92,16 +89,6 @@ class Trainer:
     def opened(self) -> bool:
         self.allowed = int(Path(self.flags.gate).read_text())
         return self.step < self.allowed
-
-
-@contextlib.contextmanager
-def interrupts_noted(events: Events) -> Iterator[None]:
-    """Before the clients around it are closed."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        events.write("interrupted")
-        raise
 
 
 def run_dropin(flags: argparse.Namespace, events: Events) -> None:
@@ -130,7 +117,7 @@ def run_dropin(flags: argparse.Namespace, events: Events) -> None:
         timeout=30.0,
         starve_timeout=60.0,
     )
-    with loader, interrupts_noted(events):
+    with loader:
         events.write("start", step=0, run=1)
         for number in range(flags.epochs):
             trainer.epoch(loader, number, spans)
@@ -161,7 +148,7 @@ def run_trainer(flags: argparse.Namespace, events: Events) -> None:
         timeout=30.0,
         linger=flags.linger,
     )
-    with stream, interrupts_noted(events):
+    with stream:
         events.write("start", step=0, run=1)
         for number in range(flags.epochs):
             trainer.epoch(stream, number, spans)
@@ -199,7 +186,7 @@ def run_loader(flags: argparse.Namespace, events: Events) -> None:
         timeout=30.0,
     )
     loader.events = events
-    with loader, interrupts_noted(events):
+    with loader:
         loader.run()
     events.write("over")
 

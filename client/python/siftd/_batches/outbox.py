@@ -82,6 +82,10 @@ class Outbox:
         half = self.ledger.half_trained()
         return lambda key: key == half or key[0] != now
 
+    def passes_ready(self) -> list[Any]:
+        """Of each candidate batch whose rows are in a batch that is ready. REQUIRES: lock held"""
+        return [where for item in self.ready if item.info is not None for where, _, _ in item.info.keys]
+
     def add_waiting(self, parts: PieceParts, wanted: Callable[[tuple[Any, int]], bool]) -> None:
         """Rows that were handed out and are not trained, then those of batches that are ready. REQUIRES: lock held"""
         self.handed.add_rows(parts, wanted)

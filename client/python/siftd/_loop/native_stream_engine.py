@@ -62,7 +62,7 @@ class NativeStreamEngine(NativeOutbox):
         self._post(posts)
         infos = [self._info(batch) for batch in untaken]
         waiting = [k[0] for info in infos for k in info.keys]
-        waiting += [k[0] for r in self.ready if r.info is not None for k in r.info.keys]
+        waiting += self.passes_ready()
 
         def rows_of(wanted: Callable[[Any], bool]) -> PieceParts:
             parts = PieceParts()
@@ -74,10 +74,6 @@ class NativeStreamEngine(NativeOutbox):
 
         position = self.state.saved(dict(enumerate(decided)), self.handed.passes(), waiting, rows_of, {})
         return position | {"history": self.recent_scores()}
-
-    def epoch_over(self) -> None:
-        """The loop was given the end of an epoch."""
-        self.state.epoch_over()
 
     # ------------------------------------------------------------ what it tells
     @property

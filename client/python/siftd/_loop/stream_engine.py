@@ -54,7 +54,7 @@ class StreamEngine(Outbox):
         """What is trained, and the untrained rows that no loader brings again."""
         with self.lock:
             waiting = [key[0] for key in self.assembler.waiting()]
-            waiting += [k[0] for r in self.ready if r.info is not None for k in r.info.keys]
+            waiting += self.passes_ready()
             position = self.state.saved(self._decided, self.handed.passes(), waiting, self._rows_of, self._pad)
             return position | {"history": self.history.sample()}
 
@@ -75,10 +75,6 @@ class StreamEngine(Outbox):
         for piece in self.state.rows:
             self._buffer(piece)
         self.core.restore(self.state.next_pass, self.state.decided, 0)
-
-    def epoch_over(self) -> None:
-        """The loop was given the end of an epoch."""
-        self.state.epoch_over()
 
     def _buffer(self, piece: Piece) -> None:
         self.assembler.add(piece)
